@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo: the full COTS objective from scratch on 5,774 emoji pairs, minutes on two cores.
+
+    make demo
+    python -m cots_jax.main --config=configs/demo.py
+    python -m cots_jax.main --config=configs/demo.py:contrastive   (instance level alone)
+
+Every value is an own choice (O), tuned on the emoji_dev splits only; docs/demo_recipe.md has the
+table of what was tried.
+"""
+
+from hardware import hardware, split_names
+from ml_collections import ConfigDict
+
+
+def get_config(names: str = "") -> ConfigDict:
+    """`contrastive` switches the token and task levels off; `smoke` makes a run of seconds."""
+    variant, row = split_names(names, ("contrastive", "smoke"))
+    config = ConfigDict()
+    config.name = "demo"
+    config.seed = 0
+    config.model = "emoji-32"  # ViT 4 x 128 at 32 px, patch 8; BERT 2 x 128
+    config.duration = "4000 steps"  # fixed, so that every machine trains the same model
+    config.batch = 64  # pairs; smaller batches with more steps did better at equal pictures
+    config.checkpoint_every = "10%"
+    config.evaluate_every = "10%"
+    config.log_every = "1%"
+    config.diagnose_every = "5%"
+    config.image_tokenizer = "runs/demo-dvae"
+    config.data = ConfigDict(
+        {
+            "train": "data/emoji#train",
+            "eval": "data/emoji#emoji_dev_style,data/emoji#emoji_dev_composition_twemoji,"
+            "data/emoji#emoji_dev_composition_openmoji",
+            "test": "data/emoji#emoji_style,data/emoji#emoji_composition_twemoji,"
+            "data/emoji#emoji_composition_openmoji",
+            "prepare": "python -m cots_jax.prepare emoji --out=data/emoji",
+            "text_length": 16,  # tokens; the longest names have 14
+            "tokenizer": "captions:2000",  # WordPiece trained on the names
+            "threads": 1,
+        }
+    )
+    config.augmentation = ConfigDict(
+        {
+            "shift": 0.08,  # of the side
+            "scale": 0.15,  # log size
+            "brightness": 0.2,
+            "contrast": 0.2,
+            "saturation": 0.2,
+        }
+    )
+    config.method = ConfigDict(
+        {
+            "queue_length": 1024,  # pairs
+            "negatives": "queue_and_batch",  # a queue alone falls into a short cut in small runs
+            "temperature": 0.05,
+            "momentum": "0.99",  # a reference batch
+            "reference_batch": 64,  # pairs
+            "weight_instance": "1",
+            "weight_mvm": "0.05 @ 40%, 0 @ 80%",
+            "weight_mlm": "0.3 @ 40%, 0 @ 80%",
+            "weight_task": "0 @ 10%, 0.5 @ 40%",
+            "alignment": {"teacher": "momentum"},
+            "masked": {"text_ratio": 0.5, "text_every": 2, "image_every": 8},
+            "filter": {"kappa": 3.0, "warmup": "15%"},
+        }
+    )
+    config.optimizer = ConfigDict(
+        {
+            "learning_rate": "0 @ 0%, 1e-3 @ 8%, cosine 0 @ 100%",
+            "weight_decay": 0.05,
+        }
+    )
+    config.hardware = hardware(row)
+    if variant == "contrastive":
+        config.name = "demo-contrastive"
+        config.image_tokenizer = ""
+        for weight in ("mvm", "mlm", "task"):
+            config.method[f"weight_{weight}"] = "0"
+    if variant == "smoke":
+        config.name = "demo-smoke"
+        config.duration = "20 steps"
+        config.log_every = "5 steps"
+    return config

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hardware rows: a chip kind with its settings per chip. Each value is an own choice (O).
+
+`NAME` takes the number of chips from the devices found, `NAME-N` states it. Rows beyond `cpu` have
+not been tuned on their hardware yet; they are safe starting points.
+"""
+
+import difflib
+
+import jax
+from ml_collections import ConfigDict
+
+ROWS = {
+    "cpu": {"precision": "float32", "scan": "off", "remat": "off"},
+    "v4": {"precision": "bfloat16", "scan": "on", "remat": "off"},
+    "v5e": {"precision": "bfloat16", "scan": "on", "remat": "on"},
+    "v5p": {"precision": "bfloat16", "scan": "on", "remat": "off"},
+    "v6e": {"precision": "bfloat16", "scan": "on", "remat": "off"},
+    "a100": {"precision": "bfloat16", "scan": "on", "remat": "off"},
+    "h100": {"precision": "bfloat16", "scan": "on", "remat": "off"},
+    "h200": {"precision": "bfloat16", "scan": "on", "remat": "off"},
+    "gpu": {"precision": "bfloat16", "scan": "on", "remat": "on"},
+}
+
+# What JAX calls a device -> row; the first that the lower-cased kind contains.
+KINDS = {
+    "v6": "v6e",
+    "v5p": "v5p",
+    "v5 lite": "v5e",
+    "v5e": "v5e",
+    "v5": "v5p",
+    "v4": "v4",
+    "h200": "h200",
+    "h100": "h100",
+    "a100": "a100",
+    "cpu": "cpu",
+}
+
+
+def split_names(names: str, variants: tuple[str, ...]) -> tuple[str, str]:
+    """(variant, row) out of the comma list behind the colon of `--config`; "" where absent."""
+    variant = row = ""
+    for name in filter(None, names.split(",")):
+        if name in variants:
+            variant = name
+        elif is_row(name):
+            row = name
+        else:
+            known = [*variants, *ROWS]
+            close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+            raise ValueError(
+                f"unknown variant or hardware row {name!r}; nearest: {', '.join(close)}"
+            )
+    return variant, row
+
+
+def is_row(name: str) -> bool:
+    """NAME or NAME-N of the table."""
+    kind, _, chips = name.partition("-")
+    return kind in ROWS and (not chips or (chips.isdigit() and int(chips) > 0))
+
+
+def hardware(row: str = "") -> ConfigDict:
+    """The settings of a row, or of the row of the devices found."""
+    if not row:
+        device = jax.devices()[0]
+        kind = device.device_kind.lower()
+        fallback = "gpu" if device.platform == "gpu" else "cpu"
+        row = next((name for word, name in KINDS.items() if word in kind), fallback)
+    kind, _, chips = row.partition("-")
+    return ConfigDict(
+        {
+            "row": row,
+            "chips": int(chips) if chips else len(jax.devices()),
+            "fsdp": 1,  # ways that parameters are cut
+            "tensor": 1,  # ways that single layers are cut
+            "accumulate": 1,  # gradient pieces a batch
+            **ROWS[kind],
+        }
+    )

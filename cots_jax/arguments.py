@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--config=FILE:names`, `--config.KEY=value` and the other flags of the training door."""
+
+import ast
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from cots_jax.config import Config, build_config
+from cots_jax.errors import UserError, nearest
+
+
+class WrongUseError(UserError):
+    """Flags that cannot be understood: exit 2."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the user asked for."""
+
+    config: Config
+    workdir: Path
+
+
+def parse_arguments(argv: Sequence[str], usage: str) -> Arguments:
+    """Reads the flags of `main`. Raises WrongUseError, or UserError from the config itself."""
+    spec, workdir, overrides = "", "", {}
+    for flag in argv:
+        name, equals, value = flag.partition("=")
+        if flag in ("-h", "--help"):
+            raise WrongUseError(usage)
+        if name == "--config" and equals:
+            spec = value
+        elif name == "--workdir" and equals:
+            workdir = value
+        elif name.startswith("--config.") and equals:
+            overrides[name.removeprefix("--config.")] = value
+        else:
+            known = ["--config", "--workdir", "--config.KEY"]
+            raise WrongUseError(
+                f"unknown flag {flag!r} (write --name=value); {nearest(name, known, 'flags')}"
+            )
+    if not spec:
+        raise WrongUseError(f"--config is missing. {usage}")
+    mapping = load_config(spec)
+    for key, value in overrides.items():
+        override(mapping, key, value)
+    config = build_config(mapping.to_dict())
+    return Arguments(config, Path(workdir or f"runs/{config.name}"))
+
+
+def load_config(spec: str) -> ml_collections.ConfigDict:
+    """Runs `get_config(names)` of a config file; `spec` is FILE or FILE:names."""
+    file, _, names = spec.partition(":")
+    path = Path(file)
+    if not path.is_file():
+        here = [str(p) for p in sorted(Path("configs").glob("*.py"))] or ["none in ./configs"]
+        raise WrongUseError(f"there is no config file {file}; {nearest(file, here, 'configs')}")
+    get_config: Callable[[str], Any] | None = getattr(_import(path), "get_config", None)
+    if get_config is None:
+        raise WrongUseError(f"{file} has no function get_config(names)")
+    return get_config(names)
+
+
+def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+    """Sets a dotted key that exists. Raises WrongUseError that names the nearest keys."""
+    flat = flat_keys(config)
+    if key not in flat:
+        raise WrongUseError(f"unknown config key {key!r}; {nearest(key, flat, 'keys')}")
+    *above, last = key.split(".")
+    for name in above:
+        config = config[name]
+    old, new = config[last], _read(text)
+    if isinstance(old, str):
+        new = text
+    elif isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        new = float(new)
+    elif not isinstance(new, type(old)):
+        raise WrongUseError(f"config key {key} = {text!r} should be of type {type(old).__name__}")
+    config[last] = new
+
+
+def flat_keys(config: ml_collections.ConfigDict, above: str = "") -> list[str]:
+    """All dotted keys that hold a value."""
+    keys: list[str] = []
+    for name, value in config.items():
+        inside = isinstance(value, ml_collections.ConfigDict)
+        keys += flat_keys(value, f"{above}{name}.") if inside else [f"{above}{name}"]
+    return keys
+
+
+def _read(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _import(path: Path) -> Any:
+    # The folder of the config is importable, so that configs share tables (hardware.py).
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise WrongUseError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ConfigDict -> frozen dataclasses, checked once, with errors that name the key and the remedy.
+
+Code below the front doors never sees a ConfigDict. Tags: A = in the paper's abstract, R = reported
+elsewhere or remembered, O = own choice.
+"""
+
+import dataclasses
+import enum
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from cots_jax.errors import UserError, nearest
+
+__all__ = ["Config", "UserError", "build_config"]
+
+
+class Task(enum.StrEnum):
+    """What a config trains."""
+
+    COTS = "cots"
+    DVAE = "dvae"
+
+
+class Negatives(enum.StrEnum):
+    """Where the contrastive negatives come from: the queue (R), or also the batch's keys (O)."""
+
+    QUEUE = "queue"
+    QUEUE_AND_BATCH = "queue_and_batch"
+
+
+class SameGroup(enum.StrEnum):
+    """What a column of the same group is to a row (O)."""
+
+    MASK = "mask"
+    NEGATIVE = "negative"
+    POSITIVE = "positive"
+
+
+class Teacher(enum.StrEnum):
+    """The target row of the KL alignment (O): the online rows, the same held fixed, or momentum."""
+
+    ONLINE = "online"
+    STOPPED = "stopped"
+    MOMENTUM = "momentum"
+
+
+class Direction(enum.StrEnum):
+    """Which row is drawn towards which (O)."""
+
+    BOTH = "both"
+    IMAGE_TO_TEXT = "image_to_text"  # the image-to-text row is the student
+    TEXT_TO_IMAGE = "text_to_image"
+
+
+class Merge(enum.StrEnum):
+    """How the paired global feature enters a masked prediction (added: R, low confidence)."""
+
+    ADD = "add"
+    CONCAT = "concat"
+
+
+class Condition(enum.StrEnum):
+    """Which global feature of the other modality enters (O)."""
+
+    CLS = "cls"
+    JOINT = "joint"
+
+
+class Gradient(enum.StrEnum):
+    """Whether a gradient goes through the other modality's feature (O)."""
+
+    FLOW = "flow"
+    STOP = "stop"
+
+
+class Towers(enum.StrEnum):
+    """Which towers an evaluation uses (O)."""
+
+    ONLINE = "online"
+    MOMENTUM = "momentum"
+
+
+class Precision(enum.StrEnum):
+    """Matmul policy of the towers; parameters, softmaxes and losses are float32 always.
+
+    BFLOAT16_OPERANDS takes bf16 and keeps float32 results, for CPUs with bf16 matrix units.
+    """
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    BFLOAT16_OPERANDS = "bfloat16_operands"
+
+
+class Switch(enum.StrEnum):
+    """On or off, readable on a command line."""
+
+    ON = "on"
+    OFF = "off"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Prepared folders as `FOLDER#SPLIT`, several joined by commas."""
+
+    train: str
+    eval: str  # looked at during training; tune on these only
+    test: str = ""  # looked at by `evaluate`
+    prepare: str = ""  # the command that makes the folders, for the error where they are missing
+    text_length: int = 80
+    tokenizer: str = "captions:2000"  # `captions:SIZE` trains one; else a folder or a name
+    cache: str = "auto"
+    threads: int = 2
+    fraction: float = 1.0  # of the training pairs, for studies
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentationConfig:
+    """On-device augmentation; see data/transforms.py."""
+
+    shift: float = 0.0
+    scale: float = 0.0
+    crop: tuple[float, ...] = ()
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    jitter_probability: float = 1.0
+    grey_probability: float = 0.0
+    flip_probability: float = 0.0
+    fill: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignmentConfig:
+    """KL alignment of the two retrieval tasks."""
+
+    direction: Direction = Direction.BOTH
+    teacher: Teacher = Teacher.ONLINE
+    temperature: float = 0.0  # 0: the contrastive one
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedConfig:
+    """Masked vision-language modelling without a cross-stream network."""
+
+    image_ratio: float = 0.4
+    text_ratio: float = 0.15
+    image_every: int = 1  # every how many-th row of the batch takes part in the masked image pass
+    text_every: int = 1
+    merge: Merge = Merge.ADD
+    condition: Condition = Condition.CLS
+    gradient: Gradient = Gradient.FLOW
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterConfig:
+    """Adaptive momentum filter."""
+
+    state: Switch = Switch.ON
+    kappa: float = 2.0
+    momentum: float = 0.99  # per reference batch of rows of a source
+    warmup: str = "15%"
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """COTS. Every weight is a schedule."""
+
+    queue_length: int = 12_800
+    negatives: Negatives = Negatives.QUEUE
+    same_group: SameGroup = SameGroup.MASK
+    temperature: float = 0.05
+    momentum: str = "0.99"
+    reference_batch: int = 2048
+    weight_instance: str = "1"
+    weight_mvm: str = "1"
+    weight_mlm: str = "1"
+    weight_task: str = "1"
+    column_chunk: int = 0  # queue columns a piece; 0 = all at once
+    alignment: AlignmentConfig = AlignmentConfig()
+    masked: MaskedConfig = MaskedConfig()
+    filter: FilterConfig = FilterConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class DvaeConfigKeys:
+    """Training of the discrete VAE; see models/dvae.py and objectives/reconstruction.py."""
+
+    gumbel_temperature: str = "1"
+    kl_weight: str = "0"
+    usage_weight: str = "0"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW."""
+
+    learning_rate: str = "1e-3"
+    weight_decay: float = 0.05
+    b1: float = 0.9
+    b2: float = 0.98
+    epsilon: float = 1e-8
+    clip: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareConfig:
+    """A row of configs/hardware.py, resolved."""
+
+    row: str = "cpu"
+    chips: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    precision: Precision = Precision.FLOAT32
+    accumulate: int = 1  # gradient pieces a batch
+    scan: Switch = Switch.OFF  # scan over layers (compiles faster) or unroll (runs faster)
+    remat: Switch = Switch.OFF
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run, whole."""
+
+    name: str
+    data: DataConfig
+    model: str
+    duration: str
+    batch: int
+    task: Task = Task.COTS
+    seed: int = 0
+    checkpoint_every: str = "10%"
+    evaluate_every: str = "10%"
+    log_every: str = "1%"
+    diagnose_every: str = "5%"  # gradient shares of the objectives
+    keep: int = 2  # checkpoints
+    image_tokenizer: str = ""  # a trained dVAE workdir, for MVM ids made online
+    evaluation_towers: Towers = Towers.ONLINE
+    augmentation: AugmentationConfig = AugmentationConfig()
+    method: MethodConfig = MethodConfig()
+    dvae: DvaeConfigKeys = DvaeConfigKeys()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    hardware: HardwareConfig = HardwareConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, JSON-able."""
+        return dataclasses.asdict(self)
+
+
+def build_config(mapping: Mapping[str, Any]) -> Config:
+    """Checks a nested mapping (or ConfigDict.to_dict()) and freezes it. Raises UserError."""
+    config = _build(Config, mapping, "config")
+    _check(config)
+    return config
+
+
+def _build(cls: type, mapping: Mapping[str, Any], path: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in mapping:
+        if key not in fields:
+            raise UserError(f"unknown config key {path}.{key}; {nearest(key, fields, 'keys')}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in mapping and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}")
+    values = {key: _value(hints[key], value, f"{path}.{key}") for key, value in mapping.items()}
+    return cls(**values)
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(value):
+            return value
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path} = {value!r} should hold keys of its own")
+        return _build(typing.cast(type, hint), value, path)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            options = [str(member.value) for member in hint]
+            raise UserError(f"{path} = {value!r}; choose one of {', '.join(options)}") from None
+    if typing.get_origin(hint) is tuple:
+        return tuple(float(item) for item in value)
+    return _scalar(hint, value, path)
+
+
+def _scalar(hint: Any, value: Any, path: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    if hint is str and isinstance(value, str | int | float):
+        return str(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise UserError(f"{path} = {value!r} should be of type {hint.__name__}")
+
+
+def _check(config: Config) -> None:
+    masked = config.method.masked
+    bounds = {
+        "batch": (config.batch, 1, 2**20),
+        "seed": (config.seed, 0, 2**31 - 1),
+        "method.queue_length": (config.method.queue_length, 0, 2**27),
+        "method.temperature": (config.method.temperature, 1e-3, 10.0),
+        "method.masked.image_ratio": (masked.image_ratio, 0.0, 0.95),
+        "method.masked.text_ratio": (masked.text_ratio, 0.0, 0.95),
+        "method.masked.image_every": (masked.image_every, 1, config.batch),
+        "method.masked.text_every": (masked.text_every, 1, config.batch),
+        "data.text_length": (config.data.text_length, 4, 4096),
+        "data.fraction": (config.data.fraction, 1e-9, 1.0),
+        "keep": (config.keep, 1, 10_000),
+    }
+    for key, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise UserError(f"config.{key} = {value} must lie between {low} and {high}")
+    check_rows(config)
+
+
+def check_rows(config: Config) -> None:
+    """The batch must divide over devices, gradient pieces and the rows of the masked passes."""
+    hardware = config.hardware
+    data = hardware.chips // (hardware.fsdp * hardware.tensor)
+    if data * hardware.fsdp * hardware.tensor != hardware.chips:
+        raise UserError(
+            f"{hardware.chips} chips do not divide over fsdp={hardware.fsdp} x "
+            f"tensor={hardware.tensor}: choose config.hardware.fsdp and .tensor that do"
+        )
+    parts = {
+        f"data={data} x fsdp={hardware.fsdp}": data * hardware.fsdp,
+        f"accumulate={hardware.accumulate}": hardware.accumulate,
+    }
+    if config.task is Task.COTS:
+        masked = config.method.masked
+        every = max(masked.image_every, masked.text_every)
+        parts[f"every {every}-th row of the masked passes"] = every
+    product = 1
+    for size in parts.values():
+        product *= size
+    if config.batch % product:
+        down = config.batch // product * product
+        near = f"{down} or {down + product}" if down else f"{product}"
+        raise UserError(
+            f"batch {config.batch} does not divide over {' x '.join(parts)} ({product}): use {near}"
+        )

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prepared splits to batches: training in a shuffled endless order, evaluation in stored order."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import enum
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+import grain
+import numpy as np
+import PIL.Image
+from jaxtyping import Int32, UInt8
+
+from cots_jax.batch import Batch, ImageBatch, TextBatch
+from cots_jax.data import records
+from cots_jax.data.masking import blockwise_masks
+from cots_jax.data.shuffle import shuffled
+from cots_jax.data.tokenizer import Encoded, Tokenizer
+from cots_jax.errors import UserError
+
+MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded pictures that AUTO keeps
+MASK_GROUP = 64  # rows whose masks are drawn together
+ENDLESS = 2**40  # batches
+
+Rows = TypeVar("Rows")
+
+
+class Cache(enum.StrEnum):
+    """Where decoded pictures and token ids wait for their batch."""
+
+    MEMORY = "memory"  # all decoded once: a batch is a copy
+    NONE = "none"  # read and decoded for every batch
+    AUTO = "auto"  # memory where the pictures take less than 2 GiB
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One prepared folder and the split of it that is read."""
+
+    folder: str
+    split: str
+    weight: float = 1.0
+
+
+class PairTable:
+    """All (image, caption) pairs of some sources as one table; safe in threads.
+
+    Rows are pairs, in the order of the sources and of `pair_table()` within each. Record numbers
+    and group ids go on counting from source to source, so that they never collide.
+    """
+
+    group_of_record: Int32[np.ndarray, "r"]
+    record_of_pair: Int32[np.ndarray, "p"]
+    caption_of_pair: Int32[np.ndarray, "p"]  # its number within the record
+    source_of_pair: Int32[np.ndarray, "p"]
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        tokenizer: Tokenizer,
+        *,
+        size: int,
+        length: int,
+        cache: Cache = Cache.AUTO,
+        threads: int | None = None,
+    ):
+        if not sources:
+            raise UserError("no data source named: give at least one prepared folder")
+        if len({source.weight for source in sources}) > 1:
+            raise UserError("sources of different weight are not supported: use equal weights")
+        self.sources = tuple(sources)
+        self.tokenizer, self.size, self.length = tokenizer, size, length
+        self._splits = [records.open_split(source.folder, source.split) for source in sources]
+        self._first_record = _starts([len(split) for split in self._splits])
+        self.records = int(self._first_record[-1])
+        self.group_of_record = _join_groups(self._splits)
+        table = _join_pairs(self._splits, self._first_record)
+        self.pairs = len(table)
+        self.record_of_pair = table[:, 0]
+        self.caption_of_pair = table[:, 1]
+        self.source_of_pair = table[:, 2]
+        if not self.pairs:
+            names = ", ".join(f"{source.folder}:{source.split}" for source in self.sources)
+            raise UserError(f"no pairs in {names}")
+        self._images: np.ndarray | None = None
+        self._texts: Encoded | None = None
+        self.cache = _choose(cache, self.records * size**2 * 3)
+        if self.cache == Cache.MEMORY:
+            self._fill_memory(threads or os.cpu_count() or 1)
+
+    def __enter__(self) -> "PairTable":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the file handles back; reading on opens them again."""
+        for split in self._splits:
+            split.close()
+
+    def _fill_memory(self, threads: int) -> None:
+        images = np.empty((self.records, self.size, self.size, 3), np.uint8)
+        captions: list[tuple[str, ...]] = [()] * self.records
+
+        def keep(row: int) -> None:
+            record = self.record(row)
+            images[row] = self._decode(row, record)
+            captions[row] = record.captions
+
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            collections.deque(pool.map(keep, range(self.records)), maxlen=0)
+        pairs = zip(self.record_of_pair, self.caption_of_pair, strict=True)
+        texts = self.tokenizer.encode([captions[row][number] for row, number in pairs], self.length)
+        self._images, self._texts = images, texts
+
+    def record(self, row: int | np.integer) -> records.Record:
+        """A record by its number in the joined table."""
+        source = self._source(row)
+        return self._splits[source].record(int(row - self._first_record[source]))
+
+    def images(self, rows: Int32[np.ndarray, "b"]) -> UInt8[np.ndarray, "b 1 s s 3"]:
+        """The pictures of these records."""
+        if self._images is not None:
+            return self._images[rows][:, None]
+        return np.stack([self._decode(row, self.record(row)) for row in rows])[:, None]
+
+    def texts(self, pairs: Int32[np.ndarray, "b"]) -> Encoded:
+        """The token ids of these pairs' captions."""
+        if self._texts is not None:
+            return Encoded(self._texts.ids[pairs], self._texts.length[pairs])
+        found = [self.record(row) for row in self.record_of_pair[pairs]]
+        return self._encode(found, pairs)
+
+    def images_and_texts(self, pairs: Int32[np.ndarray, "b"]) -> "ImagesAndTexts":
+        """Both sides of these pairs, each record read once."""
+        rows = self.record_of_pair[pairs]
+        if self.cache == Cache.MEMORY:
+            return ImagesAndTexts(self.images(rows), self.texts(pairs))
+        found = [self.record(row) for row in rows]
+        images = [self._decode(row, record) for row, record in zip(rows, found, strict=True)]
+        return ImagesAndTexts(np.stack(images)[:, None], self._encode(found, pairs))
+
+    def first_pairs(self) -> Int32[np.ndarray, "f"]:
+        """The first pair of every record that has one."""
+        return np.unique(self.record_of_pair, return_index=True)[1].astype(np.int32)
+
+    def _source(self, row: int | np.integer) -> int:
+        return int(np.searchsorted(self._first_record, row, side="right")) - 1
+
+    def _decode(self, row: int | np.integer, record: records.Record) -> np.ndarray:
+        try:
+            return decode_picture(record.image, self.size)
+        except Exception as error:  # Pillow raises some dozen classes on broken files
+            source = self.sources[self._source(row)]
+            raise UserError(
+                f"the picture of record {record.id!r} in {source.folder}/{source.split} does not "
+                f"decode ({error}): prepare {source.folder} again"
+            ) from error
+
+    def _encode(self, found: list[records.Record], pairs: np.ndarray) -> Encoded:
+        numbers = zip(found, self.caption_of_pair[pairs], strict=True)
+        return self.tokenizer.encode([rec.captions[n] for rec, n in numbers], self.length)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesAndTexts:
+    """The two sides of some pairs."""
+
+    images: UInt8[np.ndarray, "b 1 s s 3"]
+    texts: Encoded
+
+
+def _choose(cache: Cache, picture_bytes: int) -> Cache:
+    if cache != Cache.AUTO:
+        return cache
+    return Cache.MEMORY if picture_bytes < MEMORY_LIMIT else Cache.NONE
+
+
+def _join_pairs(splits: Sequence[records.Split], first_record: np.ndarray) -> np.ndarray:
+    """[p, 3]: record, caption number and source of every pair."""
+    parts = []
+    for source, split in enumerate(splits):
+        row, caption = split.pair_table().T
+        row = row + first_record[source]
+        parts.append(np.stack([row, caption, np.full_like(row, source)], axis=1))
+    return np.concatenate(parts).astype(np.int32)
+
+
+def _join_groups(splits: Sequence[records.Split]) -> np.ndarray:
+    """[r]: group ids that differ between folders and agree between the splits of one folder."""
+    start_of_folder: dict[str, int] = {}
+    total, parts = 0, []
+    for split in splits:
+        folder = str(split.folder.resolve())
+        if folder not in start_of_folder:
+            start_of_folder[folder] = total
+            total += split.facts["groups"]
+        group = split.group_id
+        parts.append(np.where(group >= 0, group + start_of_folder[folder], -1))
+    return np.concatenate(parts).astype(np.int32)
+
+
+def decode_picture(image: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Shorter side resized to `size`, centre of the longer side (own choice).
+
+    Takes what `prepare` writes: upright RGB JPEGs.
+    """
+    with PIL.Image.open(io.BytesIO(image)) as opened:
+        # A large JPEG decodes far faster to half or a quarter; twice the size is filtered below.
+        opened.draft("RGB", (2 * size, 2 * size))
+        picture = opened.convert("RGB")
+    width, height = picture.size
+    if (width, height) == (size, size):
+        return np.asarray(picture)
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(picture.resize((size, size), PIL.Image.Resampling.BICUBIC, box=box))
+
+
+def training_batches(
+    table: PairTable,
+    batch: int,
+    seed: int,
+    *,
+    masked: int,
+    patch_side: int,
+    rows: slice | None = None,
+    threads: int = 4,
+) -> grain.IterDataset[Batch]:
+    """An endless stream of shuffled batches, each pair once an epoch.
+
+    What stands at a position depends on the seed and the position alone: not on threads, nor on
+    `rows`, the part of the global batch that this process reads. `iter(...)` of it has
+    `get_state()` and `set_state()`, a JSON-able dict. masked = 0 hides no patches.
+    """
+    first, stop, stride = (rows or slice(None)).indices(batch)
+    if stride != 1 or first >= stop:
+        raise ValueError(f"rows {rows} are not a run of the batch's {batch} rows")
+
+    def load(step: int) -> Batch:
+        positions = np.arange(step * batch + first, step * batch + stop)
+        pairs = shuffled(positions, seed, table.pairs).astype(np.int32)
+        masks = _masks_of_rows(seed, step, first, stop, masked, patch_side)
+        return load_pairs(table, pairs, masks)
+
+    return grain.MapDataset.range(ENDLESS).map(load).to_iter_dataset(_reading(threads))
+
+
+def _masks_of_rows(
+    seed: int, step: int, first: int, stop: int, masked: int, side: int
+) -> np.ndarray:
+    """Masks are drawn for fixed groups of rows, so that a process draws few beside its own."""
+    groups = range(first // MASK_GROUP, -(-stop // MASK_GROUP))
+    drawn = [
+        blockwise_masks(np.random.default_rng([seed, step, group]), MASK_GROUP, side, masked)
+        for group in groups
+    ]
+    start = first - groups.start * MASK_GROUP
+    return np.concatenate(drawn)[start : start + stop - first]
+
+
+def load_pairs(table: PairTable, pairs: np.ndarray, image_mask: np.ndarray) -> Batch:
+    """The batch of these pairs; pair -1 is a padded row of weight 0."""
+    real = pairs >= 0
+    found = np.where(real, pairs, np.int32(0))
+    content = table.images_and_texts(found)
+    group = table.group_of_record[table.record_of_pair[found]]
+    return Batch(
+        image=content.images,
+        image_mask=image_mask,
+        text=content.texts.ids,
+        text_length=content.texts.length,
+        pair_id=pairs,
+        group_id=np.where(real, group, np.int32(-1)),
+        source=table.source_of_pair[found],
+        weight=real.astype(np.float32),
+    )
+
+
+def image_batches(table: PairTable, batch: int, threads: int = 1) -> Iterator[ImageBatch]:
+    """Every record's picture once, in stored order; the last batch is padded."""
+
+    def load(rows: np.ndarray) -> ImageBatch:
+        real = rows >= 0
+        found = np.where(real, rows, np.int32(0))
+        group = np.where(real, table.group_of_record[found], np.int32(-1))
+        return ImageBatch(table.images(found), group, real.astype(np.float32))
+
+    return _in_order(load, table.records, batch, threads)
+
+
+def text_batches(table: PairTable, batch: int, threads: int = 1) -> Iterator[TextBatch]:
+    """Every caption once, in pair order; the last batch is padded."""
+
+    def load(pairs: np.ndarray) -> TextBatch:
+        real = pairs >= 0
+        found = np.where(real, pairs, np.int32(0))
+        text = table.texts(found)
+        group = table.group_of_record[table.record_of_pair[found]]
+        group = np.where(real, group, np.int32(-1))
+        return TextBatch(text.ids, text.length, group, real.astype(np.float32))
+
+    return _in_order(load, table.pairs, batch, threads)
+
+
+def paired_evaluation_batches(
+    table: PairTable, batch: int, *, masked: int, patch_side: int, seed: int = 0, threads: int = 1
+) -> Iterator[Batch]:
+    """Each record with its first caption and a fixed mask, for losses on held-out pairs."""
+    first = table.first_pairs()
+    masks = blockwise_masks(np.random.default_rng(seed), len(first), patch_side, masked)
+
+    def load(rows: np.ndarray) -> Batch:
+        pairs = np.where(rows >= 0, first[np.maximum(rows, 0)], np.int32(-1))
+        return load_pairs(table, pairs, masks[np.maximum(rows, 0)])
+
+    return _in_order(load, len(first), batch, threads)
+
+
+def _in_order(
+    load: Callable[[np.ndarray], Rows], count: int, batch: int, threads: int
+) -> Iterator[Rows]:
+    """Loads rows 0..count in batches, -1 after the end, read ahead by threads."""
+    padded = np.full(-(-count // batch) * batch, -1, np.int32)
+    padded[:count] = np.arange(count, dtype=np.int32)
+    loaded = grain.MapDataset.source(list(padded.reshape(-1, batch))).map(load)
+    return iter(loaded.to_iter_dataset(_reading(threads)))
+
+
+def _reading(threads: int) -> grain.ReadOptions:
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+
+
+def _starts(sizes: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where pictures come from: a folder or a tar, asked by the names that a table gives them."""
+
+import os
+import pathlib
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+
+from cots_jax.config import UserError
+from cots_jax.data.prepare.pictures import MAX_BYTES, PictureError
+
+
+def safe_name(name: str) -> str:
+    """A picture's name relative to its source, `./a//b` as `a/b`.
+
+    PictureError `picture_name_unsafe` for absolute names, `..`, drive letters and NUL.
+    """
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or name[1:2] == ":":
+        raise PictureError("picture_name_unsafe")
+    if not parts:
+        raise PictureError("picture_missing")
+    return "/".join(parts)
+
+
+class _Names:
+    """Finds a source's picture by the name in a table: the same one, or the only one whose path
+    ends with it, or with which it ends (`images/x.jpg` and `x.jpg`)."""
+
+    def __init__(self, names: Iterable[str]):
+        self._all = frozenset(names)
+        self._by_base: dict[str, list[str]] = {}
+        for name in self._all:
+            self._by_base.setdefault(name.rpartition("/")[2], []).append(name)
+
+    def find(self, name: str) -> str:
+        if name in self._all:
+            return name
+        found = self._by_base.get(name.rpartition("/")[2], [])
+        fitting = [f for f in found if f.endswith("/" + name) or name.endswith("/" + f)]
+        if len(fitting) > 1:
+            raise PictureError("picture_name_ambiguous")
+        if not fitting:
+            raise PictureError("picture_missing")
+        return fitting[0]
+
+
+class FolderImages:
+    """Pictures of a folder and those below it; links that lead out of it are not followed."""
+
+    def __init__(self, root: pathlib.Path):
+        self._root = root.resolve()
+        self._names = _Names(
+            f"{folder}/{file}"[len(str(self._root)) + 1 :].replace(os.sep, "/")
+            for folder, _, files in os.walk(self._root)
+            for file in files
+        )
+
+    def locate(self, name: str) -> str:
+        """The path below the folder that a table's name stands for; PictureError."""
+        return self._names.find(safe_name(name))
+
+    def read(self, located: str) -> bytes:
+        """The bytes of a located picture; PictureError."""
+        path = (self._root / located).resolve()
+        if not path.is_relative_to(self._root):
+            raise PictureError("picture_outside_folder")
+        if not path.is_file():
+            raise PictureError("picture_missing")
+        if path.stat().st_size > MAX_BYTES:
+            raise PictureError("picture_too_large")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise PictureError("picture_unreadable") from error
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a tar member's bytes lie."""
+
+    offset: int
+    size: int
+
+
+class TarImages:
+    """Pictures of an uncompressed tar, read in any order by any thread."""
+
+    def __init__(self, path: pathlib.Path):
+        try:
+            with tarfile.open(path, "r:") as tar:
+                # a later member of the same name replaces the earlier one, as unpacking would
+                self._spans = {
+                    member.name.removeprefix("./"): _Span(member.offset_data, member.size)
+                    for member in tar
+                    if member.isreg()
+                }
+        except tarfile.TarError as error:
+            raise UserError(
+                f"--images={path} is no whole uncompressed tar ({error}): give a folder or a tar, "
+                "decompressed (`gunzip FILE.tar.gz`) so that it can be read in any order"
+            ) from error
+        self._names = _Names(self._spans)
+        self._file = os.open(path, os.O_RDONLY)
+
+    def locate(self, name: str) -> str:
+        """The member that a table's name stands for; PictureError."""
+        return self._names.find(safe_name(name))
+
+    def read(self, located: str) -> bytes:
+        """The bytes of a located picture; PictureError."""
+        span = self._spans[located]
+        if span.size > MAX_BYTES:
+            raise PictureError("picture_too_large")
+        try:
+            return os.pread(self._file, span.size, span.offset)
+        except OSError as error:
+            raise PictureError("picture_unreadable") from error
+
+    def close(self) -> None:
+        """Gives the file handle back."""
+        os.close(self._file)
+
+
+class Images:
+    """A folder or a tar of pictures, as a context manager."""
+
+    def __init__(self, path: pathlib.Path):
+        if not path.exists():
+            raise UserError(f"--images={path} does not exist: give a folder or a tar of pictures")
+        try:
+            self._source = FolderImages(path) if path.is_dir() else TarImages(path)
+        except OSError as error:
+            raise UserError(f"--images={path} cannot be read: {error.strerror}") from error
+
+    def locate(self, name: str) -> str:
+        """The picture that a table's name stands for; PictureError."""
+        return self._source.locate(name)
+
+    def read(self, located: str) -> bytes:
+        """The bytes of a located picture; PictureError."""
+        return self._source.read(located)
+
+    def __enter__(self) -> "Images":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._source.close()

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Caption tables: CSV, TSV and JSONL files to rows of (picture, captions, split)."""
+
+import csv
+import io
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cots_jax.config import UserError
+from cots_jax.data.prepare.captions import is_unicode
+
+IMAGE_COLUMNS = (
+    "image", "image_path", "image_name", "image_file", "file", "filepath", "file_path",
+    "filename", "file_name", "path", "img",
+)  # fmt: skip
+CAPTION_COLUMNS = (
+    "captions", "caption", "text", "texts", "sentence", "sentences", "comment", "description",
+    "title",
+)  # fmt: skip
+SPLIT_COLUMN = "split"
+SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+DELIMITERS = (",", "\t", "|", ";")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; None where it is to be found by its name."""
+
+    image: str | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One good line of a table. `source_row` is `FILE:LINE`."""
+
+    image: str
+    captions: tuple[str, ...]
+    split: str | None
+    source_row: str
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A line that cannot be used, and why."""
+
+    reason: str
+    source_row: str
+    image: str = ""
+
+
+def read_table(path: pathlib.Path, columns: Columns) -> Iterator[Row | BadRow]:
+    """The rows of a caption table, good and bad, in the order of the file.
+
+    `.jsonl` holds one object a line, `.json` that or one list of objects; all else is read as a
+    table with a header line, its delimiter (comma, tab, bar or semicolon) taken from that line.
+    UserError where the file is missing or empty, or has no column that fits.
+    """
+    lines = _read_lines(path)
+    if path.suffix.lower() in (".jsonl", ".json"):
+        return _json_rows(path, lines, columns)
+    return _delimited_rows(path, lines, columns)
+
+
+def _read_lines(path: pathlib.Path) -> list[str]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"--captions={path} cannot be read: {error.strerror}") from error
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"--captions={path} is UTF-16: save it as UTF-8")
+    # bytes that are no UTF-8 become lone surrogates, which reject their own row only
+    text = data.decode("utf-8-sig", "surrogateescape")
+    if not text.strip():
+        raise UserError(f"--captions={path} is empty")
+    return list(io.StringIO(text, newline=""))
+
+
+def _column(names: list[str], wanted: str | None, known: tuple[str, ...], flag: str) -> str:
+    if wanted is not None:
+        if wanted in names:
+            return wanted
+        raise UserError(f"--{flag}={wanted}: the columns are {', '.join(names)}")
+    by_lower = {name.lower(): name for name in reversed(names)}
+    for name in known:
+        if name in by_lower:
+            return by_lower[name]
+    raise UserError(
+        f"no column named {' or '.join(known[:3])} among {', '.join(names)}: name it with --{flag}"
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The columns of one table by their names in it."""
+
+    image: str
+    caption: str
+    split: str | None
+
+
+def _find_columns(names: list[str], columns: Columns) -> _Found:
+    split = next((name for name in names if name.lower() == SPLIT_COLUMN), None)
+    return _Found(
+        _column(names, columns.image, IMAGE_COLUMNS, "image_column"),
+        _column(names, columns.caption, CAPTION_COLUMNS, "caption_column"),
+        split,
+    )
+
+
+def _row(values: dict[str, Any], found: _Found, source_row: str) -> Row | BadRow:
+    """A row from the values of a line by column."""
+    image, captions = _stripped(values, found.image), values.get(found.caption)
+    if not image:
+        return BadRow("no_image_name", source_row)
+    if not is_unicode(image):
+        return BadRow("image_name_not_utf8", source_row, repr(image))
+    if isinstance(captions, str):
+        captions = [captions]
+    if not (isinstance(captions, list) and captions and all(isinstance(c, str) for c in captions)):
+        return BadRow("no_caption", source_row, image)
+    split = _stripped(values, found.split) if found.split else None
+    if split is not None and not SPLIT_NAME.fullmatch(split):
+        return BadRow("bad_split_name", source_row, image)
+    return Row(image, tuple(captions), split, source_row)
+
+
+def _stripped(values: dict[str, Any], column: str) -> str:
+    """A name from a row; empty where it is missing or no text."""
+    value = values.get(column)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _json_rows(path: pathlib.Path, lines: list[str], columns: Columns) -> Iterator[Row | BadRow]:
+    found = None
+    for number, values in _json_values(path, lines):
+        source_row = f"{path.name}:{number}"
+        if not isinstance(values, dict):
+            yield BadRow("row_unreadable", source_row)
+            continue
+        found = found or _find_columns(list(values), columns)
+        yield _row(values, found, source_row)
+
+
+def _json_values(path: pathlib.Path, lines: list[str]) -> Iterator[tuple[int, Any]]:
+    """(line number, value) of each line, or (entry number, value) of a file that is one list."""
+    if path.suffix.lower() == ".json" and lines[0].lstrip().startswith("["):
+        yield from enumerate(_json_value("".join(lines)) or [], 1)
+        return
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield number, _json_value(line)
+
+
+def _json_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _delimited_rows(
+    path: pathlib.Path, lines: list[str], columns: Columns
+) -> Iterator[Row | BadRow]:
+    delimiter = max(DELIMITERS, key=lines[0].count)
+    header = [name.strip() for name in next(csv.reader([lines[0]], delimiter=delimiter))]
+    found = _find_columns(header, columns)
+    for number, cells in _cells(lines, delimiter):
+        source_row = f"{path.name}:{number}"
+        if cells is None or len(cells) != len(header):
+            yield BadRow("row_unreadable", source_row)
+        else:
+            yield _row(dict(zip(header, cells)), found, source_row)
+
+
+def _cells(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
+    """(line number, cells) of each row below the header; None for cells that do not parse.
+
+    After a bad row reading goes on at the very next line, so that a stray quote costs one line
+    and not the rest of the file. Tabs rarely come with quoting: there each line stands alone, and
+    one that is not well quoted is taken as it is.
+    """
+    alone = delimiter == "\t"
+    start = 1
+    while start < len(lines):
+        feed = iter(lines[start : start + 1]) if alone else _from(lines, start)
+        reader = csv.reader(feed, delimiter=delimiter, strict=True)
+        try:
+            cells, taken = next(reader), reader.line_num
+        except csv.Error:
+            cells = lines[start].rstrip("\r\n").split(delimiter) if alone else None
+            taken = 1
+        if cells != []:
+            yield start + 1, cells
+        start += taken
+
+
+def _from(lines: list[str], start: int) -> Iterator[str]:
+    for number in range(start, len(lines)):
+        yield lines[number]

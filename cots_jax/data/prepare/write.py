@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing a prepared folder: splits, rejects, and `dataset.json` last.
+
+`preparing.json` marks a folder that a run is writing, so that an interrupted run is known as
+ours and starts again cleanly; nothing else is ever removed or written over.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from cots_jax.config import UserError
+from cots_jax.data.prepare.shards import SplitWriter, fingerprint, remove_shards, shard_facts
+from cots_jax.data.records import FACTS_FILE, REJECTS_FILE, SCHEMA_VERSION, Record, read_facts
+
+MARKER_FILE = "preparing.json"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a folder is made from; two runs with equal name, kind and arguments make the same."""
+
+    name: str
+    kind: str
+    licence: str
+    longest_side: int  # pixels
+    arguments: dict[str, Any]
+
+
+class Outcome(StrEnum):
+    """What a run of prepare had to do."""
+
+    MADE = "made"
+    ALREADY_THERE = "already there"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A whole prepared folder: its facts are the contents of `dataset.json`."""
+
+    folder: pathlib.Path
+    facts: dict[str, Any]
+    outcome: Outcome
+
+    def summary(self) -> str:
+        """What the folder holds, in one line."""
+        splits = ", ".join(
+            f"{name} {counts['records']:,} pictures / {counts['pairs']:,} pairs"
+            for name, counts in self.facts["splits"].items()
+        )
+        return f"{self.folder} {self.outcome}: {splits}; {drops_in_words(self.facts['drops'])}"
+
+
+def drops_in_words(drops: Mapping[str, int]) -> str:
+    """Counts of what was dropped by reason, in one line."""
+    if not drops:
+        return "nothing was dropped"
+    counted = ", ".join(f"{reason} {count:,}" for reason, count in sorted(drops.items()))
+    return f"dropped {counted} (see {REJECTS_FILE})"
+
+
+class FolderWriter:
+    """Adds records to the splits of one folder, counts and lists what is dropped."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.drops: Counter[str] = Counter()
+        self._folder = folder
+        self._splits: dict[str, SplitWriter] = {}
+        self._groups: dict[str, int] = {}
+        self._rejects = (folder / REJECTS_FILE).open("w", encoding="utf-8")
+
+    def group_id(self, group: str) -> int:
+        """The dense number of a group, given in the order of first mention."""
+        return self._groups.setdefault(group, len(self._groups))
+
+    def add(self, split: str, record: Record) -> None:
+        """Appends a record to a split."""
+        if split not in self._splits:
+            self._splits[split] = SplitWriter(self._folder / split)
+        self._splits[split].add(record)
+
+    def reject(self, reason: str, source_row: str, id: str, **more: str) -> None:
+        """Counts a dropped row, picture or caption and lists it in `rejects.jsonl`."""
+        self.drops[reason] += 1
+        line = {"reason": reason, "source_row": source_row, "id": id, **more}
+        self._rejects.write(json.dumps(line) + "\n")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no record was added yet."""
+        return not self._splits
+
+    def finish(self, plan: Plan) -> dict[str, Any]:
+        """Closes all files and writes `dataset.json`, which makes the folder whole."""
+        self._rejects.close()
+        names = sorted(self._splits)
+        shards = [shard for name in names for shard in self._splits[name].finish()]
+        facts = {
+            "schema_version": SCHEMA_VERSION,
+            "name": plan.name,
+            "kind": plan.kind,
+            "licence": plan.licence,
+            "longest_side": plan.longest_side,
+            "arguments": plan.arguments,
+            "splits": {name: self._splits[name].counts() for name in names},
+            "groups": len(self._groups),
+            "drops": dict(sorted(self.drops.items())),
+            "fingerprint": fingerprint(shards),
+            "shards": shard_facts(shards),
+        }
+        unfinished = self._folder / (FACTS_FILE + ".writing")
+        unfinished.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+        unfinished.replace(self._folder / FACTS_FILE)
+        (self._folder / MARKER_FILE).unlink()
+        return facts
+
+    def abandon(self) -> None:
+        """Closes the files of a run that failed, whether or not they can still be flushed."""
+        for close in (self._rejects.close, *(split.close for split in self._splits.values())):
+            try:
+                close()
+            except (OSError, RuntimeError):
+                continue
+
+
+def prepare_folder(
+    folder: pathlib.Path, plan: Plan, fill: Callable[[FolderWriter], None]
+) -> Prepared:
+    """Makes the planned folder by calling `fill` with its writer, unless it is there already.
+
+    On any error the folder is left without `dataset.json`, to be started again by the next run;
+    a full disk and a folder that is not ours to write are UserErrors.
+    """
+    facts = already_there(folder, plan)
+    if facts is not None:
+        return Prepared(folder, facts, Outcome.ALREADY_THERE)
+    with _system_errors_in_words(folder), _claimed(folder, plan):
+        writer = FolderWriter(folder)
+        try:
+            fill(writer)
+            return Prepared(folder, writer.finish(plan), Outcome.MADE)
+        except BaseException:
+            writer.abandon()
+            raise
+
+
+def already_there(folder: pathlib.Path, plan: Plan) -> dict[str, Any] | None:
+    """The facts of a folder that an equal run made before; None where there is none.
+
+    UserError where the folder was made by other arguments or holds somebody's files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --out")
+    if not (folder / FACTS_FILE).exists():
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER_FILE).exists():
+            raise UserError(f"{folder} holds other files: choose another --out")
+        return None
+    facts = read_facts(folder)
+    found = {"kind": facts["kind"], "name": facts["name"], **facts["arguments"]}
+    wanted = {"kind": plan.kind, "name": plan.name, **plan.arguments}
+    keys = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
+    if keys:
+        differ = ", ".join(f"{key} {found.get(key)!r}, now {wanted.get(key)!r}" for key in keys)
+        raise UserError(
+            f"{folder} was prepared with other arguments ({differ}): "
+            "choose another --out, or remove that folder"
+        )
+    return facts
+
+
+@contextmanager
+def _claimed(folder: pathlib.Path, plan: Plan) -> Generator[None, None, None]:
+    """Marks the folder as being written by this process alone, and clears a half-written one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / MARKER_FILE).open("a+", encoding="utf-8") as marker:
+        try:
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another run is writing {folder}: wait for it") from error
+        _remove_half_written(folder)
+        marker.truncate(0)
+        marker.write(json.dumps(plan.arguments) + "\n")
+        marker.flush()
+        yield
+
+
+def _remove_half_written(folder: pathlib.Path) -> None:
+    for part in folder.iterdir():
+        if part.is_dir() and not part.is_symlink():
+            remove_shards(part)
+    for name in (REJECTS_FILE, FACTS_FILE + ".writing"):
+        (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _system_errors_in_words(folder: pathlib.Path) -> Generator[None, None, None]:
+    """What the system refuses, a full disk above all, as a UserError; what a full disk took is
+    given back."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if _disk_is_full(error):
+            _remove_half_written(folder)
+            free = shutil.disk_usage(folder).free // 2**20
+            raise UserError(
+                f"the disk of {folder} is full ({free} MiB free without what was written): make "
+                "room and run the same command again, or choose an --out on another disk"
+            ) from error
+        if isinstance(error, OSError):
+            raise UserError(f"{folder} cannot be written: {error}") from error
+        raise
+
+
+def _disk_is_full(error: OSError | RuntimeError) -> bool:
+    # the ArrayRecord writer passes the system's error on as text
+    if isinstance(error, OSError):
+        return error.errno in FULL_DISK
+    return any(os.strerror(code) in str(error) for code in FULL_DISK)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Augmentation and normalisation on the device: uint8 pictures in, float32 tower inputs out.
+
+Resampling is two small matrix products a picture, one for the rows and one for the columns, since
+gathers are slow on accelerators and on CPU alike.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Key, UInt8
+
+from cots_jax.errors import UserError
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision's grey
+LOG_ASPECT = 0.2876821  # log(4/3): the crops' aspect ratio is log-uniform in 3/4..4/3
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How far training pictures may stray; the default does nothing but normalise.
+
+    shift: furthest move, in fractions of the side. scale: largest change of log size. crop: range
+    of the area of a random resized crop, None without. brightness, contrast, saturation: the
+    factor is uniform in 1-x..1+x. hue: furthest turn, in full circles. fill: the value in 0..1
+    shown outside of the picture.
+    """
+
+    shift: float = 0.0
+    scale: float = 0.0
+    crop: tuple[float, float] | None = None
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    jitter_probability: float = 1.0
+    grey_probability: float = 0.0
+    flip_probability: float = 0.0
+    fill: float = 1.0
+    mean: tuple[float, float, float] = HALF
+    std: tuple[float, float, float] = HALF
+
+    def __post_init__(self):
+        for name in ("jitter_probability", "grey_probability", "flip_probability", "fill"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
+        for name in ("shift", "scale"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("brightness", "contrast", "saturation"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
+        _require(0 <= self.hue <= 0.5, "hue", self.hue, "0..0.5")
+        if self.crop is not None:
+            _require(
+                0 < self.crop[0] <= self.crop[1] <= 1, "crop", self.crop, "0 < low <= high <= 1"
+            )
+        _require(min(self.std) > 0, "std", self.std, "above 0")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The part of a picture that is shown, along one axis, in fractions of the side."""
+
+    centre: Array
+    extent: Array  # negative: mirrored
+
+
+def augment(
+    keys: Key[Array, "b"],
+    image: UInt8[Array, "b t s s 3"],
+    augmentation: Augmentation,
+    size: int,
+) -> Float32[Array, "b t size size 3"]:
+    """Random geometry, then colour jitter and grey, then normalisation (order: own choice).
+
+    All frames of a row share one draw, and row i depends on keys[i] alone.
+    """
+    row = functools.partial(_augment_row, augmentation=augmentation, size=size)
+    return normalise_values(jax.vmap(row)(keys, image), augmentation.mean, augmentation.std)
+
+
+def normalise(
+    image: UInt8[Array, "b t s s 3"],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    size: int | None = None,
+) -> Float32[Array, "b t size size 3"]:
+    """The evaluation view: resized where the size differs, then (x / 255 - mean) / std."""
+    values = _unit(image)
+    if size is not None and size != image.shape[2]:
+        still = View(jnp.asarray(0.5), jnp.asarray(1.0))
+        values = _resample(values, still, still, size, fill=0.0)
+    return normalise_values(values, mean, std)
+
+
+def normalise_values(
+    values: Float32[Array, "b t size size 3"],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Float32[Array, "b t size size 3"]:
+    """(x - mean) / std a channel, for values in 0..1."""
+    scale = 1 / jnp.asarray(std, jnp.float32)
+    offset = -jnp.asarray(mean, jnp.float32) * scale
+    return values * scale[None, None, None, None] + offset[None, None, None, None]
+
+
+def _augment_row(key: Array, image: Array, augmentation: Augmentation, size: int) -> Array:
+    geometry_key, colour_key = jax.random.split(key)
+    values = _unit(image)
+    if _moves(augmentation) or size != image.shape[1]:
+        down, across = _random_views(geometry_key, augmentation)
+        values = _resample(values, down, across, size, augmentation.fill)
+    return _recolour(colour_key, values, augmentation)
+
+
+def _unit(image: Array) -> Array:
+    return image.astype(jnp.float32) * jnp.float32(1 / 255)
+
+
+def _moves(a: Augmentation) -> bool:
+    return bool(a.shift or a.scale or a.flip_probability or a.crop)
+
+
+def _random_views(key: Array, a: Augmentation) -> tuple[View, View]:
+    """The shown part of the picture along rows and columns."""
+    area, aspect, y, x, zoom, up, right, flip = jax.random.uniform(key, (8,))
+    low, high = a.crop or (1.0, 1.0)
+    area = low + (high - low) * area
+    ratio = jnp.exp((2 * aspect - 1) * LOG_ASPECT / 2) if a.crop else 1.0
+    # A crop longer than the picture is cut to it, as there is nothing more to show.
+    height, width = (jnp.minimum(jnp.sqrt(area) * r, 1.0) for r in (1 / ratio, ratio))
+    smaller = jnp.exp((2 * zoom - 1) * a.scale)
+    mirror = jnp.where(flip < a.flip_probability, -1.0, 1.0)
+    down = View(0.5 + (y - 0.5) * (1 - height) + (2 * up - 1) * a.shift, height * smaller)
+    across = View(0.5 + (x - 0.5) * (1 - width) + (2 * right - 1) * a.shift, width * smaller)
+    return down, View(across.centre, across.extent * mirror)
+
+
+def _resample(values: Array, down: View, across: View, size: int, fill: float) -> Array:
+    """Antialiased bilinear views of [..., s, s, 3]; outside of the picture lies `fill`."""
+    side = values.shape[-2]
+    rows, columns = _resampling_matrix(down, side, size), _resampling_matrix(across, side, size)
+    exact = jax.lax.Precision.HIGHEST
+    values = jnp.einsum("os,...sxc->...oxc", rows, values - fill, precision=exact)
+    return jnp.einsum("os,...ysc->...yoc", columns, values, precision=exact) + fill
+
+
+def _resampling_matrix(view: View, side: int, size: int) -> Array:
+    """[size, side]: how much of each input pixel an output pixel takes.
+
+    A triangle as wide as the larger of both pixels, normalised over the picture, times the part
+    of the output pixel that the picture covers; the rest is left to the fill.
+    """
+    step = view.extent * side / size
+    width = jnp.maximum(jnp.abs(step), 1.0)
+    offset = jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2
+    position = view.centre * side - 0.5 + offset * step
+    pixel = jnp.arange(side, dtype=jnp.float32)
+    weight = jnp.maximum(0.0, 1 - jnp.abs(position[:, None] - pixel[None]) / width)
+    total = weight.sum(axis=1, keepdims=True)
+    pace = jnp.abs(step)
+    inside = jnp.minimum(position + pace / 2, side - 0.5) - jnp.maximum(position - pace / 2, -0.5)
+    covered = jnp.clip(inside / pace, 0.0, 1.0)
+    return weight * (covered[:, None] / jnp.maximum(total, 1e-6))
+
+
+def _recolour(key: Array, values: Array, a: Augmentation) -> Array:
+    """Brightness, contrast, saturation, hue in this order, each clipped to 0..1; then grey."""
+    strengths = jnp.asarray([a.brightness, a.contrast, a.saturation, a.hue], jnp.float32)
+    draws = jax.random.uniform(key, (6,))
+    on = draws[4] < a.jitter_probability
+    brightness, contrast, saturation, turn = jnp.where(on, (2 * draws[:4] - 1) * strengths, 0.0)
+    # Plane by plane: three times as fast on CPU as arithmetic beside a last axis of 3.
+    planes = [values[..., channel] for channel in range(3)]
+    if a.brightness:
+        planes = [jnp.clip(plane * (1 + brightness), 0.0, 1.0) for plane in planes]
+    if a.contrast:
+        planes = _blend(planes, _grey(planes).mean(axis=(1, 2), keepdims=True), 1 + contrast)
+    if a.saturation:
+        planes = _blend(planes, _grey(planes), 1 + saturation)
+    if a.hue:
+        planes = _turn_hue(planes, turn)
+    if a.grey_probability:
+        grey, chosen = _grey(planes), draws[5] < a.grey_probability
+        planes = [jnp.where(chosen, grey, plane) for plane in planes]
+    return jnp.stack(planes, axis=-1)
+
+
+def _grey(planes: list[Array]) -> Array:
+    return LUMA[0] * planes[0] + LUMA[1] * planes[1] + LUMA[2] * planes[2]
+
+
+def _blend(planes: list[Array], base: Array, factor: Array) -> list[Array]:
+    """base + factor * (plane - base), clipped: torchvision's blend."""
+    return [jnp.clip(base + (plane - base) * factor, 0.0, 1.0) for plane in planes]
+
+
+def _turn_hue(planes: list[Array], turn: Array) -> list[Array]:
+    """Turns the hue of HSV by a fraction of the circle; value and saturation stay."""
+    red, green, blue = planes
+    top = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = top - jnp.minimum(jnp.minimum(red, green), blue)
+    over = jnp.where(chroma > 0, 1 / jnp.where(chroma > 0, chroma, 1.0), 0.0)
+    green_or_blue = jnp.where(top == green, 2 + (blue - red) * over, 4 + (red - green) * over)
+    sector = jnp.where(top == red, (green - blue) * over, green_or_blue) + 6 * turn
+    turned = []
+    for corner in (5.0, 3.0, 1.0):
+        k = sector + corner
+        k = k - 6 * jnp.floor(k * (1 / 6))
+        turned.append(top - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0.0, 1.0))
+    return turned
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise UserError(f"augmentation {name} = {value} is out of range: use {allowed}")

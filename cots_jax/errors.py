@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one kind of error that is the user's to mend, and the helper that names near misses."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user can mend; the message is one sentence that says how."""
+
+
+def nearest(name: str, known: Iterable[str], what: str) -> str:
+    """The end of an "unknown NAME" message: the closest known names, or all where none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return (
+        f"the nearest {what}: {', '.join(close)}" if close else f"known {what}: {', '.join(names)}"
+    )

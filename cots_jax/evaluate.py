@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluates a trained folder: `python -m cots_jax.evaluate --workdir=runs/demo`.
+
+Or anybody's vectors by the same protocol:
+`--image_embeddings=I.npy --text_embeddings=T.npy --text_image=M.npy --out=DIR`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cots_jax.compilation_cache import use_compilation_cache
+from cots_jax.errors import UserError
+from cots_jax.offline import Evaluation, evaluate_embeddings, evaluate_folder
+from cots_jax.retrieval.embeddings_io import load_embeddings
+from cots_jax.retrieval.protocols import results_json, table
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status: 0 done, 1 failed with one line of reason, 2 wrong use."""
+    parser = argparse.ArgumentParser("python -m cots_jax.evaluate", description=__doc__)
+    parser.add_argument("--model", "--workdir", dest="model", help="a training folder")
+    parser.add_argument("--data", default="", help="FOLDER#SPLIT, …; default: the run's own sets")
+    parser.add_argument("--out", help="where results.json and report.html go; default: the folder")
+    parser.add_argument("--json", action="store_true", help="results.json on standard output")
+    for name in ("image_embeddings", "text_embeddings", "text_image"):
+        parser.add_argument(f"--{name}", help=".npy file")
+    flags = parser.parse_args(argv)
+    given = [flags.image_embeddings, flags.text_embeddings, flags.text_image]
+    if bool(flags.model) == any(given) or any(given) != all(given):
+        parser.error("name either --workdir, or all three of --image_embeddings … --text_image")
+    try:
+        use_compilation_cache()
+        found = _evaluate(flags, given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for check in found.levels:
+        print(f"{'ok ' if check.alive else 'NOT'} {check.name}: {check.value}", file=sys.stderr)
+    print(json.dumps(results_json(found.results)) if flags.json else table(found.results))
+    if found.report:
+        print(f"report: {found.report}", file=sys.stderr)
+    return 0
+
+
+def _evaluate(flags: argparse.Namespace, given: list[str]) -> Evaluation:
+    if flags.model:
+        return evaluate_folder(
+            Path(flags.model), flags.data, Path(flags.out) if flags.out else None
+        )
+    embeddings = load_embeddings(*(Path(file) for file in given))
+    out = Path(flags.out or ".")
+    return evaluate_embeddings(embeddings, Path(flags.image_embeddings).stem, out)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text tower: a BERT encoder (Devlin et al., 2019), projected to e."""
+
+import dataclasses
+import enum
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from cots_jax.models.transformer import (
+    Norm,
+    Transformer,
+    TransformerConfig,
+    layer_norm,
+    linear,
+)
+from cots_jax.models.vision import Encoded, unit
+
+
+class Pooling(enum.StrEnum):
+    """The token whose output stands for the text: [CLS] (BERT) or the last one (CLIP)."""
+
+    CLS = "cls"
+    LAST = "last"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Shape of the text tower. `vocabulary` is set from the tokenizer."""
+
+    transformer: TransformerConfig
+    positions: int = 512
+    vocabulary: int = 30_522
+    token_types: int = 2  # BERT has two and pre-trains both; captions are type 0. CLIP has none
+    pooling: Pooling = Pooling.CLS
+    embed_dim: int = 256
+
+
+class TextTower(nn.Module):
+    """Token ids -> Encoded."""
+
+    config: TextConfig
+
+    @nn.compact
+    def __call__(self, text: Int[Array, "b l"], length: Int[Array, "b"]) -> Encoded:
+        """`length` counts the tokens before the padding; padding is never attended to."""
+        config, width = self.config, self.config.transformer.width
+        l = text.shape[1]
+        normal = nn.initializers.truncated_normal(config.transformer.init_std)
+        words = self.param("token_embedding", normal, (config.vocabulary, width))
+        position = self.param("position_embedding", normal, (config.positions, width))
+        x = words[text] + position[None, :l]
+        if config.token_types:
+            types = self.param("type_embedding", normal, (config.token_types, width))
+            x = x + types[None, :1]
+        if config.transformer.norm is Norm.POST:
+            x = layer_norm(config.transformer.epsilon, "embedding_norm")(x)
+        seen = jnp.arange(l)[None] < length[:, None]
+        # A finite bias: a row without any token (padding of the batch) must not give NaN.
+        bias = jnp.where(seen, 0.0, -1e9)[:, None, None, :]
+        x = Transformer(config.transformer, name="transformer")(x, bias)
+        if config.transformer.norm is Norm.PRE:
+            x = layer_norm(config.transformer.epsilon, "final_norm")(x)
+        cls = x[:, 0]
+        if config.pooling is Pooling.LAST:
+            last = jnp.maximum(length - 1, 0)
+            cls = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+        joint = linear(config.embed_dim, config.transformer.precision, name="projection")(cls)
+        return Encoded(x, cls, unit(joint))

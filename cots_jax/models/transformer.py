@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stack of Transformer encoder blocks that both towers share.
+
+The published options are named so that BERT, ViT, BEiT and CLIP weights fit without touching the
+block: place of the norm, form of the GELU, epsilon, causal attention, layer scale, relative bias.
+Parameters are stacked [layers, …]; scanning or unrolling the stack changes no name.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from cots_jax.config import Precision, Switch
+
+
+class Norm(enum.StrEnum):
+    """PRE normalises a branch's input (ViT, CLIP, BEiT), POST the sum after it (BERT)."""
+
+    PRE = "pre"
+    POST = "post"
+
+
+class Activation(enum.StrEnum):
+    """The MLP's non-linearity. BERT and ViT use the exact GELU, CLIP the quick one."""
+
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    QUICK_GELU = "quick_gelu"
+
+
+class Span(enum.StrEnum):
+    """Which tokens a token attends to."""
+
+    FULL = "full"
+    CAUSAL = "causal"
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Shape and published options of one stack."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp: int
+    norm: Norm = Norm.PRE
+    activation: Activation = Activation.GELU
+    epsilon: float = 1e-6
+    span: Span = Span.FULL
+    layer_scale: float | None = None  # initial value; None: no layer scale (BEiT has one)
+    relative_bias_side: int | None = None  # grid side; one table a layer (BEiT has one)
+    init_std: float = 0.02
+    precision: Precision = Precision.FLOAT32
+    scan: Switch = Switch.OFF
+    remat: Switch = Switch.OFF
+
+
+def activate(name: Activation, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Applies the named activation."""
+    if name is Activation.QUICK_GELU:
+        return x * jax.nn.sigmoid(1.702 * x)
+    return jax.nn.gelu(x, approximate=name is Activation.GELU_TANH)
+
+
+def linear(
+    features: int | tuple[int, ...],
+    precision: Precision,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    use_bias: bool = True,
+    init_std: float = 0.02,
+    name: str | None = None,
+) -> nn.DenseGeneral:
+    """A dense layer under the matmul policy: operands as named, accumulation in float32."""
+    low = None if precision is Precision.FLOAT32 else jnp.bfloat16
+    wide: Callable[..., Any] = jax.lax.dot_general
+    if precision is Precision.BFLOAT16_OPERANDS:
+
+        def wide(*args: Any, **kwargs: Any) -> Any:
+            return jax.lax.dot_general(*args, **kwargs | {"preferred_element_type": jnp.float32})
+
+    return nn.DenseGeneral(
+        features,
+        axis=axis,
+        use_bias=use_bias,
+        dtype=low,
+        kernel_init=nn.initializers.truncated_normal(init_std),
+        dot_general=wide,
+        name=name,
+    )
+
+
+def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
+    """Layer norm with float32 statistics and the published epsilon."""
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
+
+
+def relative_index(side: int) -> Int[np.ndarray, "1+n 1+n"]:
+    """Row of the relative-position table for each token pair of a side x side grid with [CLS].
+
+    Table rows: (2 side - 1)^2 offsets, then [CLS] to patch, patch to [CLS], [CLS] to [CLS] (BEiT).
+    """
+    row, column = np.divmod(np.arange(side * side), side)
+    down = row[:, None] - row[None, :] + side - 1
+    right = column[:, None] - column[None, :] + side - 1
+    offsets = (2 * side - 1) ** 2
+    index = np.full((side * side + 1,) * 2, offsets, np.int32)
+    index[1:, 1:] = down * (2 * side - 1) + right
+    index[1:, 0] = offsets + 1
+    index[0, 0] = offsets + 2
+    return index
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; softmax in float32."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], bias: Float[Array, "b 1 1 n"] | None
+    ) -> Float[Array, "b n d"]:
+        """`bias` is added to the logits: 0 where a key may be seen, very negative elsewhere."""
+        config = self.config
+        head = config.width // config.heads
+        qkv = linear((3, config.heads, head), config.precision, name="qkv")(x)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        logits = jnp.einsum("bqhc,bkhc->bhqk", q * head**-0.5, k)
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        if bias is not None:
+            logits = logits + bias.astype(logits.dtype)
+        if config.relative_bias_side is not None:
+            logits = logits + self._relative_bias(config.relative_bias_side)[None]
+        if config.span is Span.CAUSAL:
+            n = x.shape[1]
+            seen = jnp.tril(jnp.ones((n, n), bool))[None, None]
+            logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        mixed = jnp.einsum("bhqk,bkhc->bqhc", weights, v)
+        return linear(config.width, config.precision, axis=(-2, -1), name="out")(mixed)
+
+    def _relative_bias(self, side: int) -> Float[Array, "h 1+n 1+n"]:
+        rows = (2 * side - 1) ** 2 + 3
+        table = self.param("relative_bias", nn.initializers.zeros, (rows, self.config.heads))
+        return jnp.moveaxis(table[relative_index(side)], -1, 0)
+
+
+class Block(nn.Module):
+    """One encoder block."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], bias: Float[Array, "b 1 1 n"] | None
+    ) -> tuple[Float[Array, "b n d"], None]:
+        """Returns (output, None): the pair that `nn.scan` asks for."""
+        config = self.config
+        norms = [layer_norm(config.epsilon, name) for name in ("attention_norm", "mlp_norm")]
+        branches = [lambda y: Attention(config, name="attention")(y, bias), self._mlp]
+        for norm, branch, scale in zip(norms, branches, ("attention_scale", "mlp_scale")):
+            if config.norm is Norm.PRE:
+                x = x + self._scaled(scale, branch(norm(x)))
+            else:
+                x = norm(x + self._scaled(scale, branch(x)))
+        return x, None
+
+    def _mlp(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        config = self.config
+        hidden = linear(config.mlp, config.precision, name="mlp_in")(x)
+        hidden = activate(config.activation, hidden)
+        return linear(config.width, config.precision, name="mlp_out")(hidden)
+
+    def _scaled(self, name: str, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        if self.config.layer_scale is None:
+            return x
+        initial = nn.initializers.constant(self.config.layer_scale)
+        return x * self.param(name, initial, (self.config.width,))[None, None]
+
+
+class Transformer(nn.Module):
+    """The stack. Parameters under `blocks`, each [layers, …]."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], bias: Float[Array, "b 1 1 n"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """Runs all blocks."""
+        config = self.config
+        block = nn.remat(Block, prevent_cse=False) if config.remat is Switch.ON else Block
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=config.layers,
+            unroll=1 if config.scan is Switch.ON else config.layers,
+        )
+        x, _ = stack(config, name="blocks")(x, bias)
+        return x

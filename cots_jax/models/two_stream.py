@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two towers that meet only in a dot product, and their masked heads: sizes and pure functions."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from cots_jax.config import Condition, HardwareConfig, MaskedConfig
+from cots_jax.errors import UserError, nearest
+from cots_jax.models.masked_head import MaskedHead, MaskedHeadConfig
+from cots_jax.models.text import TextConfig, TextTower
+from cots_jax.models.transformer import Norm, TransformerConfig
+from cots_jax.models.vision import Encoded, ImageTower, VisionConfig
+
+Params = Any  # nested dict of arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStreamConfig:
+    """Both towers; e = embed_dim is shared."""
+
+    vision: VisionConfig
+    text: TextConfig
+
+
+def _sizes() -> dict[str, TwoStreamConfig]:
+    def vision(size: int, patch: int, stack: TransformerConfig, e: int = 256) -> VisionConfig:
+        return VisionConfig(size, patch, stack, e)
+
+    def text(stack: TransformerConfig, positions: int, e: int = 256) -> TextConfig:
+        return TextConfig(stack, positions=positions, embed_dim=e)
+
+    base = TransformerConfig(12, 768, 12, 3072, epsilon=1e-12)  # ViT-B, published epsilon of HF
+    bert = TransformerConfig(12, 768, 12, 3072, norm=Norm.POST, epsilon=1e-12)
+    small = TransformerConfig(4, 128, 4, 512)
+    short = TransformerConfig(2, 128, 4, 512, norm=Norm.POST, epsilon=1e-12)
+    photo = TransformerConfig(6, 192, 6, 768)
+    caption = TransformerConfig(4, 192, 6, 768, norm=Norm.POST, epsilon=1e-12)
+    tiny = TransformerConfig(2, 32, 2, 64)
+    tiny_text = TransformerConfig(1, 32, 2, 64, norm=Norm.POST, epsilon=1e-12)
+    return {
+        "b16-384": TwoStreamConfig(vision(384, 16, base), text(bert, 512)),
+        "b16-224": TwoStreamConfig(vision(224, 16, base), text(bert, 512)),
+        "photo-96": TwoStreamConfig(vision(96, 16, photo), text(caption, 64)),
+        "emoji-32": TwoStreamConfig(vision(32, 8, small, 128), text(short, 32, 128)),
+        "tiny-16": TwoStreamConfig(vision(16, 8, tiny, 16), text(tiny_text, 32, 16)),
+    }
+
+
+SIZES = _sizes()
+
+
+def model_size(
+    name: str, hardware: HardwareConfig, vocabulary: int | None = None
+) -> TwoStreamConfig:
+    """The named size under the hardware's precision, scan and remat. Raises UserError."""
+    if name not in SIZES:
+        raise UserError(f"unknown model {name!r}; {nearest(name, SIZES, 'models')}")
+    size = SIZES[name]
+
+    def placed(stack: TransformerConfig) -> TransformerConfig:
+        return dataclasses.replace(
+            stack, precision=hardware.precision, scan=hardware.scan, remat=hardware.remat
+        )
+
+    return TwoStreamConfig(
+        dataclasses.replace(size.vision, transformer=placed(size.vision.transformer)),
+        dataclasses.replace(
+            size.text,
+            transformer=placed(size.text.transformer),
+            vocabulary=vocabulary or size.text.vocabulary,
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStream:
+    """The model as pure functions over parameters {"image", "text"} and {"mvm", "mlm"} (heads)."""
+
+    config: TwoStreamConfig
+    masked: MaskedConfig
+    codes: int = 0  # classes of MVM
+    heads: frozenset[str] = frozenset()  # masked heads there are: mvm, mlm
+
+    def init_towers(self, key: PRNGKeyArray) -> Params:
+        """Fresh parameters of both towers."""
+        image_key, text_key = jax.random.split(key)
+        vision = self.config.vision
+        size = vision.image_size
+        image = jnp.zeros((1, 1, size, size, 3), jnp.float32)
+        text = jnp.zeros((1, 4), jnp.int32)
+        return {
+            "image": ImageTower(vision).init(image_key, image)["params"],
+            "text": TextTower(self.config.text).init(text_key, text, jnp.array([4]))["params"],
+        }
+
+    def init_heads(self, key: PRNGKeyArray) -> Params:
+        """Fresh parameters of the masked heads."""
+        mvm_key, mlm_key = jax.random.split(key)
+        widths = {
+            "image": self.config.vision.transformer.width,
+            "text": self.config.text.transformer.width,
+        }
+        e = self.config.vision.embed_dim
+        joint = self.masked.condition is Condition.JOINT
+        partner = {name: jnp.zeros((1, e if joint else width)) for name, width in widths.items()}
+        params = {}
+        if "mvm" in self.heads:
+            image = jnp.zeros((1, 1, widths["image"]))
+            params["mvm"] = self._mvm.init(mvm_key, image, partner["text"])["params"]
+        if "mlm" in self.heads:
+            text = jnp.zeros((1, 1, widths["text"]))
+            words = jnp.zeros((self.config.text.vocabulary, widths["text"]))
+            params["mlm"] = self._mlm.init(mlm_key, text, partner["image"], words)["params"]
+        return params
+
+    def encode_image(
+        self,
+        towers: Params,
+        image: Float[Array, "b t s s 3"],
+        mask: Bool[Array, "b n"] | None = None,
+    ) -> Encoded:
+        """The image tower; the joint feature is what retrieval uses."""
+        return ImageTower(self.config.vision).apply({"params": towers["image"]}, image, mask)
+
+    def encode_text(
+        self, towers: Params, text: Int[Array, "b l"], length: Int[Array, "b"]
+    ) -> Encoded:
+        """The text tower; the joint feature is what retrieval uses."""
+        return TextTower(self.config.text).apply({"params": towers["text"]}, text, length)
+
+    def predict_codes(
+        self, heads: Params, hidden: Float[Array, "b m d"], partner: Float[Array, "b p"]
+    ) -> Float[Array, "b m v"]:
+        """MVM logits from outputs at masked patches and the paired text's feature."""
+        return self._mvm.apply({"params": heads["mvm"]}, hidden, partner)
+
+    def predict_words(
+        self,
+        heads: Params,
+        towers: Params,
+        hidden: Float[Array, "b m d"],
+        partner: Float[Array, "b p"],
+    ) -> Float[Array, "b m v"]:
+        """MLM logits from outputs at masked tokens and the paired image's feature."""
+        words = towers["text"]["token_embedding"]
+        return self._mlm.apply({"params": heads["mlm"]}, hidden, partner, words)
+
+    @property
+    def _mvm(self) -> MaskedHead:
+        stack = self.config.vision.transformer
+        return MaskedHead(MaskedHeadConfig(stack, self.codes, self.masked.merge))
+
+    @property
+    def _mlm(self) -> MaskedHead:
+        stack, words = self.config.text.transformer, self.config.text.vocabulary
+        return MaskedHead(MaskedHeadConfig(stack, words, self.masked.merge))

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image tower: a Vision Transformer with a learned mask embedding, projected to e.
+
+At B/16 the shapes are the published ones (Dosovitskiy et al., 2021; the mask embedding: BEiT).
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from cots_jax.models.transformer import (
+    Norm,
+    Transformer,
+    TransformerConfig,
+    layer_norm,
+    linear,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """Shape of the image tower."""
+
+    image_size: int  # pixels a side
+    patch: int  # pixels a side
+    transformer: TransformerConfig
+    embed_dim: int = 256
+
+    @property
+    def side(self) -> int:
+        """Patches a side."""
+        return self.image_size // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Patches a picture, n."""
+        return self.side**2
+
+
+@flax.struct.dataclass
+class Encoded:
+    """What a tower gives: outputs at its tokens, at [CLS], and the unit vector for search."""
+
+    tokens: Float[Array, "b n d"]
+    cls: Float[Array, "b d"]
+    joint: Float[Array, "b e"]
+
+
+def unit(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
+    """L2-normalised, in float32 at least; the epsilon keeps the gradient of a zero row finite."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
+def patches(image: Float[Array, "b s s 3"], patch: int) -> Float[Array, "b n p"]:
+    """Cuts pictures into patches, row-major, each flattened as [row, column, channel]."""
+    b, s, _, c = image.shape
+    side = s // patch
+    cut = image.reshape(b, side, patch, side, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(b, side * side, patch * patch * c)
+
+
+class ImageTower(nn.Module):
+    """Pictures or t frames -> Encoded. The joint feature of frames is their normalised mean (R)."""
+
+    config: VisionConfig
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "b t s s 3"], mask: Bool[Array, "b n"] | None = None
+    ) -> Encoded:
+        """`mask` marks patches that are replaced by the mask embedding (t = 1 only)."""
+        config, width = self.config, self.config.transformer.width
+        b, t = image.shape[:2]
+        x = patches(image.reshape(b * t, *image.shape[2:]), config.patch)
+        x = linear(width, config.transformer.precision, name="patch_embedding")(x)
+        normal = nn.initializers.truncated_normal(config.transformer.init_std)
+        hidden = self.param("mask_embedding", normal, (width,))
+        if mask is not None:
+            x = jnp.where(mask[:, :, None], hidden[None, None].astype(x.dtype), x)
+        cls = self.param("cls", normal, (width,)).astype(x.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(cls, (b * t, 1, width)), x], axis=1)
+        position = self.param("position_embedding", normal, (config.tokens + 1, width))
+        x = x + position[None].astype(x.dtype)
+        x = Transformer(config.transformer, name="transformer")(x)
+        if config.transformer.norm is Norm.PRE:
+            x = layer_norm(config.transformer.epsilon, "final_norm")(x)
+        x = x.reshape(b, t, config.tokens + 1, width)
+        cls = jnp.mean(x[:, :, 0], axis=1)
+        joint = linear(config.embed_dim, config.transformer.precision, name="projection")(cls)
+        return Encoded(x[:, :, 1:].reshape(b, t * config.tokens, width), cls, unit(joint))

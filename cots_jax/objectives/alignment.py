@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KL alignment of the two retrieval tasks (METHOD, task level, A; its form is an own choice).
+
+For one pair, the image-to-text row and the text-to-image row are distributions over the same
+candidates. With logits x and y, `KL(softmax x || softmax y) = E_x[x - y] - (lse x - lse y)`: only
+what `contrastive.Reduced` keeps. Candidates are masked alike in both rows, because a column is a
+pair; with none but the positive, both rows are certain and the KL is exactly 0.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cots_jax.config import AlignmentConfig, Direction, SameGroup, Teacher
+from cots_jax.objectives.contrastive import Reduced, Rows, reduce_rows
+from cots_jax.objectives.queue import Columns
+
+
+def alignment_loss(
+    rows: Rows,
+    keys: Rows,
+    pieces: Sequence[Columns],
+    config: AlignmentConfig,
+    temperature: float,
+    same_group: SameGroup,
+    column_chunk: int = 0,
+) -> Float[Array, "b"]:
+    """KL of each pair in nats, KL(teacher || student), mean of the directions asked for.
+
+    The teacher of the image-to-text row is the text-to-image row of the online features (`online`,
+    or held fixed: `stopped`) or of the momentum features (`momentum`), and the other way round.
+    """
+    temperature = config.temperature or temperature
+    losses = []
+    if config.direction is not Direction.TEXT_TO_IMAGE:
+        pair = _teach(rows, keys, config.teacher, student="image")
+        losses.append(
+            kl_y_x(reduce_rows(pair, keys, pieces, temperature, same_group, column_chunk))
+        )
+    if config.direction is not Direction.IMAGE_TO_TEXT:
+        pair = _teach(rows, keys, config.teacher, student="text")
+        losses.append(
+            kl_x_y(reduce_rows(pair, keys, pieces, temperature, same_group, column_chunk))
+        )
+    return sum(losses[1:], losses[0]) / len(losses)
+
+
+def kl_x_y(reduced: Reduced) -> Float[Array, "b"]:
+    """KL(image-to-text row || text-to-image row), never below 0 but for rounding."""
+    return reduced.gap_x - (reduced.normaliser_x - reduced.normaliser_y)
+
+
+def kl_y_x(reduced: Reduced) -> Float[Array, "b"]:
+    """KL(text-to-image row || image-to-text row)."""
+    return reduced.gap_y - (reduced.normaliser_y - reduced.normaliser_x)
+
+
+def _teach(rows: Rows, keys: Rows, teacher: Teacher, student: str) -> Rows:
+    """`rows` with the side that teaches replaced as the teacher asks."""
+    side = "text" if student == "image" else "image"
+    feature = getattr(rows if teacher is not Teacher.MOMENTUM else keys, side)
+    if teacher is not Teacher.ONLINE:
+        feature = jax.lax.stop_gradient(feature)
+    return rows.replace(**{side: jnp.asarray(feature)})

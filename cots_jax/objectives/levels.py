@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is each level of interaction alive? Measured on held-out pairs (own choice of measures).
+
+Token level: cross-entropy at masked positions with the pair's own feature and with another pair's,
+against the unigram entropy of the very targets. Task level: the KL of both retrieval tasks' rows.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from cots_jax.batch import Batch
+from cots_jax.data.masking import TextMasking, mask_text, masked_positions
+from cots_jax.models.two_stream import Params, TwoStream
+from cots_jax.objectives.masked import cross_entropy, gather_positions
+from cots_jax.objectives.total import masked_patches, partner
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenLevel:
+    """Nats a masked token on held-out pairs."""
+
+    cross_entropy: float
+    exchanged: float  # with the feature of another pair
+    unigram_entropy: float  # of the targets at the masked positions
+    difference: float  # exchanged - own, mean over pairs
+    standard_error: float  # of that mean
+    pairs: int
+
+
+def word_level(
+    model: TwoStream,
+    towers: Params,
+    heads: Params,
+    masking: TextMasking,
+    batches: Iterable[Batch],
+    seed: int = 0,
+) -> TokenLevel:
+    """MLM on held-out pairs; masks are fixed by `seed`."""
+    key = jax.random.key(seed)
+
+    @jax.jit
+    def losses(towers: Params, heads: Params, batch: Batch, key: Array) -> tuple[Array, ...]:
+        keys = jax.random.split(key, batch.weight.shape[0])
+        ratio = model.masked.text_ratio
+        masked = mask_text(keys, batch.text, batch.text_length, ratio=ratio, masking=masking)
+        seen = model.encode_text(towers, masked.text, batch.text_length)
+        hidden = gather_positions(seen.tokens, masked.positions)
+        image = partner(model, model.encode_image(towers, _view(batch)))
+        both = [
+            cross_entropy(model.predict_words(heads, towers, hidden, p), masked.targets)
+            for p in (image, _exchange(image))
+        ]
+        return *both, masked.targets, masked.weight
+
+    parts = []
+    for number, batch in enumerate(batches):
+        placed = jax.device_put(batch)
+        out = jax.device_get(losses(towers, heads, placed, jax.random.fold_in(key, number)))
+        parts.append(_real(out, batch))
+    return _token_level(parts)
+
+
+def code_level(
+    model: TwoStream, towers: Params, heads: Params, tokenize: Any, batches: Iterable[Batch]
+) -> TokenLevel:
+    """MVM on held-out pairs. tokenize: normalised views [b t s s 3] -> code ids [b n]."""
+
+    @jax.jit
+    def losses(towers: Params, heads: Params, batch: Batch) -> tuple[Array, ...]:
+        image = _view(batch)
+        positions = masked_positions(batch.image_mask, masked_patches(model))
+        seen = model.encode_image(towers, image, batch.image_mask)
+        hidden = gather_positions(seen.tokens, positions)
+        text = partner(model, model.encode_text(towers, batch.text, batch.text_length))
+        targets = jnp.take_along_axis(tokenize(image), positions, axis=1)
+        both = [
+            cross_entropy(model.predict_codes(heads, hidden, p), targets)
+            for p in (text, _exchange(text))
+        ]
+        return *both, targets, jnp.ones(targets.shape, jnp.float32)
+
+    parts = [_real(jax.device_get(losses(towers, heads, jax.device_put(b))), b) for b in batches]
+    return _token_level(parts)
+
+
+def retrieval_kl(
+    image: Float[np.ndarray, "n e"], text: Float[np.ndarray, "n e"], temperature: float
+) -> float:
+    """Mean symmetric KL in nats of the rows image-to-text and text-to-image over n pairs."""
+    logits = np.asarray(image, np.float64) @ np.asarray(text, np.float64).T / temperature
+    x, y = _log_softmax(logits), _log_softmax(logits.T)
+    return float(np.mean(np.sum((np.exp(x) - np.exp(y)) * (x - y), axis=1)) / 2)
+
+
+def _view(batch: Batch) -> Array:
+    # Every size here normalises with mean and deviation 0.5; see train/cots.py.
+    return batch.image.astype(jnp.float32) / 127.5 - 1
+
+
+def _exchange(feature: Array) -> Array:
+    """Each row gets its neighbour's feature; neighbours are other pairs in stored order."""
+    return jnp.roll(feature, 1, axis=0)
+
+
+def _real(out: tuple[np.ndarray, ...], batch: Batch) -> tuple[np.ndarray, ...]:
+    keep = np.asarray(batch.weight) > 0
+    # The first row's neighbour may be padding: it is left out.
+    keep[0] = False
+    return tuple(column[keep] for column in out)
+
+
+def _token_level(parts: list[tuple[np.ndarray, ...]]) -> TokenLevel:
+    own, exchanged, targets, weight = (np.concatenate(column) for column in zip(*parts))
+    rows = weight.sum(1) > 0
+    own, exchanged, targets, weight = (x[rows] for x in (own, exchanged, targets, weight))
+    count = weight.sum(1)
+    gap = ((exchanged - own) * weight).sum(1) / count
+    used = weight > 0
+    return TokenLevel(
+        cross_entropy=float(own[used].mean(dtype=np.float64)),
+        exchanged=float(exchanged[used].mean(dtype=np.float64)),
+        unigram_entropy=entropy_of(targets[used]),
+        difference=float(gap.mean(dtype=np.float64)),
+        standard_error=float(gap.std(ddof=1, dtype=np.float64) / np.sqrt(len(gap))),
+        pairs=len(gap),
+    )
+
+
+def entropy_of(ids: Int[np.ndarray, "n"]) -> float:
+    """Entropy of the empirical distribution of these ids, nats."""
+    p = np.unique(ids, return_counts=True)[1] / len(ids)
+    return float(-(p * np.log(p)).sum())
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    top = logits.max(axis=1, keepdims=True)
+    return logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))

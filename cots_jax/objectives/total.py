@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All objectives of one piece of a batch, summed under their weights of the step.
+
+`L = w_instance L_instance + w_mvm L_mvm + w_mlm L_mlm + w_task L_task` (the sum with weights 1: R;
+a schedule for each: O). Denominators are those of the whole batch, so that pieces add up to it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from cots_jax.config import Condition, Gradient, MethodConfig
+from cots_jax.data.masking import MaskedText, masked_positions
+from cots_jax.models.two_stream import Params, TwoStream
+from cots_jax.models.vision import Encoded
+from cots_jax.objectives.alignment import alignment_loss
+from cots_jax.objectives.contrastive import Rows, info_nce, reduce_rows
+from cots_jax.objectives.masked import gather_positions, masked_loss
+from cots_jax.objectives.queue import Columns
+from cots_jax.objectives.sums import weighted_sum
+
+
+@flax.struct.dataclass
+class Terms:
+    """One number for each objective: weights, losses, denominators or shares."""
+
+    instance: Any
+    mvm: Any
+    mlm: Any
+    task: Any
+
+    def named(self) -> dict[str, Any]:
+        """By the names that logs use."""
+        return {name: getattr(self, name) for name in OBJECTIVES}
+
+
+OBJECTIVES = tuple(field.name for field in dataclasses.fields(Terms))
+
+
+@flax.struct.dataclass
+class Views:
+    """What the losses see of b pairs: towers' inputs, masked inputs, targets and weights."""
+
+    image: Float[Array, "b t s s 3"]
+    text: Int[Array, "b l"]
+    text_length: Int[Array, "b"]
+    group_id: Int[Array, "b"]
+    row: Int[Array, "b"]  # place in the global batch
+    weight: Float[Array, "b"]  # 0: padded or dropped by the filter
+    image_mask: Bool[Array, "r n"]  # of the rows of the masked image pass
+    masked_text: MaskedText  # of the rows of the masked text pass
+    image_tokens: Int[Array, "r n"] | None = None  # made ahead of time
+
+
+@dataclasses.dataclass(frozen=True)
+class Tools:
+    """What the losses need besides arrays: the model, and two functions given by the step."""
+
+    model: TwoStream
+    method: MethodConfig
+    active: frozenset[str]  # objectives whose schedule is ever above 0; the others cost nothing
+    tokenize: Callable[[Float[Array, "r t s s 3"]], Int[Array, "r n"]]  # views -> code ids
+    gather: Callable[[Float[Array, "b e"]], Float[Array, "b e"]]  # the same rows on every device
+
+
+@flax.struct.dataclass
+class Losses:
+    """The weighted total and the sum of each objective (before its weight)."""
+
+    total: Float[Array, ""]
+    sums: Terms
+
+
+def losses(
+    params: Params,
+    tools: Tools,
+    views: Views,
+    keys: Rows,
+    pieces: Sequence[Columns],
+    weights: Terms,
+    denominators: Terms,
+) -> Losses:
+    """Losses of these pairs; an objective whose weight is 0 at this step is not computed.
+
+    keys: momentum features of the same rows; pieces: candidate columns.
+    """
+    towers, heads, model = params["towers"], params["heads"], tools.model
+    image = model.encode_image(towers, views.image)
+    text = model.encode_text(towers, views.text, views.text_length)
+    rows = Rows(tools.gather(image.joint), tools.gather(text.joint), views.group_id, views.row)
+    wanted: dict[str, Callable[[], Float[Array, ""]]] = {
+        "instance": lambda: _instance(rows, keys, pieces, tools.method, views.weight),
+        "mvm": lambda: _mvm(towers, heads, tools, views, text),
+        "mlm": lambda: _mlm(towers, heads, tools, views, image),
+        "task": lambda: _task(rows, keys, pieces, tools.method, views.weight),
+    }
+    zero = jnp.zeros((), rows.image.dtype)
+    sums = {
+        name: jax.lax.cond(getattr(weights, name) > 0, sum_of, lambda: zero)
+        if name in tools.active
+        else zero
+        for name, sum_of in wanted.items()
+    }
+    terms = Terms(**sums)
+    shares = jax.tree.map(
+        lambda weight, total, count: weight * total / jnp.where(count > 0, count, 1),
+        weights,
+        terms,
+        denominators,
+    )
+    return Losses(sum(shares.named().values(), start=zero), terms)
+
+
+def _instance(
+    rows: Rows, keys: Rows, pieces: Sequence[Columns], method: MethodConfig, weight: Array
+) -> Float[Array, ""]:
+    temperature, rule = method.temperature, method.same_group
+    reduced = reduce_rows(rows, keys, pieces, temperature, rule, method.column_chunk)
+    return weighted_sum(info_nce(rows, keys, reduced, temperature, rule), weight).total
+
+
+def _task(
+    rows: Rows, keys: Rows, pieces: Sequence[Columns], method: MethodConfig, weight: Array
+) -> Float[Array, ""]:
+    kl = alignment_loss(
+        rows,
+        keys,
+        pieces,
+        method.alignment,
+        method.temperature,
+        method.same_group,
+        method.column_chunk,
+    )
+    return weighted_sum(kl, weight).total
+
+
+def _mvm(
+    towers: Params, heads: Params, tools: Tools, views: Views, text: Encoded
+) -> Float[Array, ""]:
+    model, every = tools.model, tools.model.masked.image_every
+    image = views.image[::every]
+    ids = views.image_tokens if views.image_tokens is not None else tools.tokenize(image)
+    positions = masked_positions(views.image_mask, masked_patches(model))
+    seen = model.encode_image(towers, image, views.image_mask)
+    hidden = gather_positions(seen.tokens, positions)
+    logits = model.predict_codes(heads, hidden, partner(model, text)[::every])
+    targets = jnp.take_along_axis(ids, positions, axis=1)
+    weight = jnp.broadcast_to(views.weight[::every, None], targets.shape)
+    return masked_loss(logits, targets, weight).total
+
+
+def _mlm(
+    towers: Params, heads: Params, tools: Tools, views: Views, image: Encoded
+) -> Float[Array, ""]:
+    model, masked = tools.model, views.masked_text
+    every = model.masked.text_every
+    seen = model.encode_text(towers, masked.text, views.text_length[::every])
+    hidden = gather_positions(seen.tokens, masked.positions)
+    logits = model.predict_words(heads, towers, hidden, partner(model, image)[::every])
+    weight = masked.weight * views.weight[::every, None]
+    return masked_loss(logits, masked.targets, weight).total
+
+
+def partner(model: TwoStream, encoded: Encoded) -> Float[Array, "b p"]:
+    """The other modality's global feature that enters a masked prediction."""
+    feature = encoded.joint if model.masked.condition is Condition.JOINT else encoded.cls
+    stop = model.masked.gradient is Gradient.STOP
+    return jax.lax.stop_gradient(feature) if stop else feature
+
+
+def masked_patches(model: TwoStream) -> int:
+    """m of the masked image pass: exactly round(ratio * n) patches a picture."""
+    return round(model.masked.image_ratio * model.config.vision.tokens)
+
+
+def denominators(views: Views, model: TwoStream) -> Terms:
+    """What each objective's sum over these rows is divided by: pairs, or masked tokens."""
+    pairs = jnp.sum(views.weight)
+    images = views.weight[:: model.masked.image_every]
+    words = views.masked_text.weight * views.weight[:: model.masked.text_every, None]
+    return Terms(
+        instance=pairs,
+        mvm=jnp.sum(images) * masked_patches(model),
+        mlm=jnp.sum(words),
+        task=pairs,
+    )

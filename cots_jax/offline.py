@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Offline evaluation of a trained folder: numbers with their protocol, levels, examples, report."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from cots_jax.batch import Batch
+from cots_jax.data.masking import TextMasking
+from cots_jax.data.pipeline import Source, paired_evaluation_batches
+from cots_jax.data.specs import parse_sources
+from cots_jax.errors import UserError
+from cots_jax.models.dvae import Dvae
+from cots_jax.objectives.levels import TokenLevel, code_level, retrieval_kl, word_level
+from cots_jax.objectives.total import masked_patches
+from cots_jax.pretrained import Pretrained, load_frozen
+from cots_jax.retrieval.embed import EMBED_BATCH
+from cots_jax.retrieval.embeddings_io import Embeddings
+from cots_jax.retrieval.evaluation import EvaluationSet, Scored, evaluate_set, open_sets
+from cots_jax.retrieval.examples import EvaluatedSet, best_and_worst_examples
+from cots_jax.retrieval.metrics import rank_both_ways, summarise
+from cots_jax.retrieval.metrics_log import curves_from_metrics
+from cots_jax.retrieval.pictures import ExampleSet
+from cots_jax.retrieval.protocols import Result, describe_set, make_result, write_results
+from cots_jax.retrieval.report import LevelCheck, write_report
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found."""
+
+    results: list[Result]
+    levels: list[LevelCheck]
+    report: Path | None
+
+
+def evaluate_folder(folder: Path, data: str = "", out: Path | None = None) -> Evaluation:
+    """Evaluates the newest good checkpoint on `data` (FOLDER#SPLIT, …), by default on its own sets.
+
+    Writes results.json and report.html into `out` (default: the folder). Raises UserError.
+    """
+    opened = Pretrained.load(folder)
+    sources = _sources(opened, data)
+    out = out or folder
+    size, length = opened.preprocessing.size, opened.config.data.text_length
+    results, levels, examples = [], [], []
+    with open_sets(sources, opened.tokenizer, size=size, length=length) as sets:
+        for chosen in sets:
+            scored = evaluate_set(
+                opened.towers, opened.model, opened.preprocessing, chosen, opened.lineage
+            )
+            results.append(scored.result)
+            levels += check_levels(opened, folder, chosen, scored)
+            examples += _examples(chosen, scored)
+    out.mkdir(parents=True, exist_ok=True)
+    write_results(out / "results.json", results)
+    log = folder / "metrics.jsonl"
+    write_report(
+        out / "report.html",
+        title=opened.config.name,
+        summary_facts=_facts(opened, folder),
+        results=results,
+        curves=curves_from_metrics(log) if log.exists() else (),
+        examples=examples,
+        levels=levels,
+    )
+    return Evaluation(results, levels, out / "report.html")
+
+
+def evaluate_embeddings(given: Embeddings, name: str, out: Path) -> Evaluation:
+    """Scores anybody's vectors by the same protocol; writes results.json."""
+    ranks = rank_both_ways(given.image, given.text, given.image_group, given.text_group)
+    protocol = describe_set(
+        given.image_group,
+        given.text_group,
+        dataset=name,
+        split="given",
+        towers="given",
+        resolution=0,
+    )
+    results = [make_result(name, protocol, summarise(ranks))]
+    out.mkdir(parents=True, exist_ok=True)
+    write_results(out / "results.json", results)
+    return Evaluation(results, [], None)
+
+
+def check_levels(
+    opened: Pretrained, folder: Path, chosen: EvaluationSet, scored: Scored
+) -> list[LevelCheck]:
+    """What is known of each level on this set; nothing for levels that were not trained."""
+    model, heads, name = opened.model, opened.heads(), chosen.name
+    vision = model.config.vision
+
+    def batches() -> Iterator[Batch]:
+        masked, side = masked_patches(model), vision.side
+        return paired_evaluation_batches(chosen.table, EMBED_BATCH, masked=masked, patch_side=side)
+
+    checks = []
+    if "mlm" in model.heads:
+        words = opened.tokenizer
+        masking = TextMasking(words.mask_id, words.vocab_size, words.special_ids)
+        found = word_level(model, opened.towers, heads, masking, batches())
+        checks += _token_checks("masked language modelling", name, found, 0.2)
+    image_tokenizer = load_frozen(folder) if "mvm" in model.heads else None
+    if image_tokenizer is not None:
+        module, params = Dvae(image_tokenizer.config), image_tokenizer.params
+
+        def tokenize(view: Array) -> Array:
+            pixels = (view[:, 0] + 1) / 2
+            return module.apply({"params": params}, jnp.asarray(pixels), method=Dvae.encode_ids)
+
+        found = code_level(model, opened.towers, heads, tokenize, batches())
+        checks += _token_checks("masked vision modelling", name, found, 0.1)
+    first = _first_captions(scored)
+    kl = retrieval_kl(
+        scored.images.features, scored.texts.features[first], opened.config.method.temperature
+    )
+    meaning = (
+        f"mean KL between the two retrieval tasks over the {len(first)} pairs of the set, nats"
+    )
+    checks.append(LevelCheck(f"task alignment on {name}", kl, "lower is closer", meaning, True))
+    return checks
+
+
+def _token_checks(level: str, name: str, found: TokenLevel, better_by: float) -> list[LevelCheck]:
+    bar = (1 - better_by) * found.unigram_entropy
+    unigram = f"below {bar:.3f} ({better_by:.0%} under unigram)"
+    noise = 3 * found.standard_error
+    return [
+        LevelCheck(
+            f"{level} on {name}",
+            found.cross_entropy,
+            unigram,
+            "cross-entropy at masked positions of held-out pairs, nats a token",
+            found.cross_entropy <= bar,
+        ),
+        LevelCheck(
+            f"{level} on {name}: gain from the paired feature",
+            found.difference,
+            f"above {noise:.3f} (3 standard errors)",
+            "how much worse it is when the pair's feature is exchanged for another pair's, nats",
+            found.difference > noise,
+        ),
+    ]
+
+
+def _first_captions(scored: Scored) -> np.ndarray:
+    """The first caption of each picture, in the pictures' order."""
+    rows = {int(group): row for row, group in reversed(list(enumerate(scored.texts.group_id)))}
+    return np.array([rows[int(group)] for group in scored.images.group_id])
+
+
+def _examples(chosen: EvaluationSet, scored: Scored) -> list[ExampleSet]:
+    table = chosen.table
+    captions = [
+        table.record(int(table.record_of_pair[pair])).captions[int(table.caption_of_pair[pair])]
+        for pair in range(table.pairs)
+    ]
+    return best_and_worst_examples(
+        EvaluatedSet(
+            name=chosen.name,
+            image_embeddings=scored.images.features,
+            text_embeddings=scored.texts.features,
+            image_group=scored.images.group_id,
+            text_group=scored.texts.group_id,
+            ranks=scored.ranks,
+            captions=captions,
+            picture=lambda row: table.record(row).image,
+        )
+    )
+
+
+def _sources(opened: Pretrained, data: str) -> list[Source]:
+    config = opened.config.data
+    named = data or ",".join(filter(None, (config.test, config.eval)))
+    sources = parse_sources(named, "--data", config.prepare)
+    if not sources:
+        raise UserError("nothing to evaluate on: name it with --data=FOLDER#SPLIT")
+    return sources
+
+
+def _facts(opened: Pretrained, folder: Path) -> dict[str, str]:
+    config = opened.config
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(opened.towers))
+    return {
+        "model": f"{config.model}, {parameters:,} parameters in the towers",
+        "step": f"{opened.step} at batch {config.batch}",
+        "trained on": ", ".join(opened.lineage.trained_on),
+        "hardware row": config.hardware.row,
+        "evaluated on": jax.devices()[0].device_kind,
+        "command": f"python -m cots_jax.evaluate --workdir={folder}",
+    }

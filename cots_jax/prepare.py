@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prepares data: `python -m cots_jax.prepare emoji|pairs --out=DIR …` (see --help)."""
+
+import argparse
+import json
+import pathlib
+import sys
+
+from cots_jax.config import UserError
+from cots_jax.data.prepare.emoji import prepare_emoji
+from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
+from cots_jax.data.prepare.write import Prepared
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cots_jax.prepare", description=__doc__)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--out", required=True, type=pathlib.Path, help="the folder to make")
+    common.add_argument("--json", action="store_true", help="print dataset.json on stdout")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    emoji = kinds.add_parser("emoji", parents=[common], help="7,874 drawings with their names")
+    emoji.add_argument("--size", type=int, default=72, help="pixels a side (default 72)")
+    pairs = kinds.add_parser("pairs", parents=[common], help="your pictures and captions")
+    add = pairs.add_argument
+    add("--captions", required=True, type=pathlib.Path, help="a CSV, TSV or JSONL file")
+    add("--images", required=True, type=pathlib.Path, help="a folder or an uncompressed tar")
+    add("--held_out", type=float, default=0.05, help="part kept as split val (default 0.05)")
+    add("--longest_side", type=int, default=256, help="pixels (default 256)")
+    add("--name", help="of the data set (default: the name of the --out folder)")
+    add("--image_column", help="where the header does not say it")
+    add("--caption_column", help="where the header does not say it")
+    return parser
+
+
+def _prepare(kind: str, out: pathlib.Path, options: dict) -> Prepared:
+    if kind == "emoji":
+        return prepare_emoji(out, **options)
+    return prepare_pairs(out, PairsOptions(**options))
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    options = vars(_parser().parse_args())
+    kind, out, as_json = (options.pop(key) for key in ("kind", "out", "json"))
+    try:
+        prepared = _prepare(kind, out, options)
+    except UserError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 1
+    print(prepared.summary(), file=sys.stderr)
+    if as_json:
+        print(json.dumps(prepared.facts, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

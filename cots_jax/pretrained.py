@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained folder opened for use: towers, tokenizer, preprocessing, lineage."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cots_jax import checkpoint
+from cots_jax.config import Config, Task, build_config
+from cots_jax.data.tokenizer import Tokenizer
+from cots_jax.errors import UserError
+from cots_jax.models.dvae import DvaeConfig
+from cots_jax.models.two_stream import Params, TwoStream, model_size
+from cots_jax.retrieval.embed import Preprocessing
+from cots_jax.retrieval.evaluation import Lineage
+
+CHECKPOINTS, FROZEN = "checkpoints", "frozen"
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTokenizer:
+    """A trained discrete VAE."""
+
+    config: DvaeConfig
+    params: Params
+    lineage: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A trained COTS model. `path` is the checkpoint it came from."""
+
+    config: Config
+    model: TwoStream
+    towers: Params
+    tokenizer: Tokenizer
+    preprocessing: Preprocessing
+    lineage: Lineage
+    step: int
+    path: Path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Pretrained":
+        """Opens the newest good checkpoint of a training folder. Raises UserError."""
+        found = _newest(Path(folder))
+        facts = checkpoint.read_fact(found.path, "facts")
+        config = build_config(facts["config"])
+        if config.task is not Task.COTS:
+            raise UserError(f"{folder} holds a {config.task} run, not a retrieval model")
+        tokenizer = Tokenizer.from_json(facts["tokenizer"])
+        model = TwoStream(
+            model_size(config.model, config.hardware, tokenizer.vocab_size),
+            config.method.masked,
+            facts["codes"],
+            frozenset(facts["heads"]),
+        )
+        which = str(config.evaluation_towers)
+        towers = _on_device(checkpoint.restore(found.path, "towers"))
+        return cls(
+            config=config,
+            model=model,
+            towers=towers[which],
+            tokenizer=tokenizer,
+            preprocessing=preprocessing_of(facts["preprocessing"]),
+            lineage=Lineage(tuple(facts["lineage"]), tuple(facts["fine_tuned_on"]), which),
+            step=found.step,
+            path=found.path,
+        )
+
+    def heads(self) -> Params:
+        """The masked heads, for looking at the token level; empty where none were trained."""
+        return _on_device(checkpoint.restore(self.path, "heads")) if self.model.heads else {}
+
+
+def load_image_tokenizer(folder: str | Path) -> ImageTokenizer:
+    """Opens a finished dVAE run. Raises UserError where it is missing, unfinished or unfit."""
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"there is no image tokenizer in {folder}; train one with: "
+            f"python -m cots_jax.main --config=configs/dvae.py --workdir={folder}"
+        )
+    found = _newest(folder)
+    facts = checkpoint.read_fact(found.path, "facts")
+    if facts["config"]["task"] != Task.DVAE:
+        raise UserError(f"{folder} holds no image tokenizer: name the workdir of a dVAE run")
+    if not facts["fit"]:
+        raise UserError(
+            f"the image tokenizer in {folder} has not finished: run again "
+            f"python -m cots_jax.main --config=configs/dvae.py --workdir={folder}"
+        )
+    params = checkpoint.restore(found.path, "tokenizer")
+    return ImageTokenizer(DvaeConfig(**facts["dvae"]), params, tuple(facts["lineage"]))
+
+
+def load_frozen(workdir: Path) -> ImageTokenizer | None:
+    """The image tokenizer that a training folder keeps for itself, if it does."""
+    found = checkpoint.latest(workdir / FROZEN)
+    if found is None:
+        return None
+    facts = checkpoint.read_fact(found.path, "facts")
+    params = checkpoint.restore(found.path, "tokenizer")
+    return ImageTokenizer(DvaeConfig(**facts["dvae"]), params, tuple(facts["lineage"]))
+
+
+def save_frozen(workdir: Path, tokenizer: ImageTokenizer) -> None:
+    """Copies the image tokenizer into a training folder, once."""
+    facts = {"dvae": dataclasses.asdict(tokenizer.config), "lineage": list(tokenizer.lineage)}
+    trees = {"tokenizer": tokenizer.params}
+    checkpoint.save(workdir / FROZEN, 0, trees, {"facts": facts}, keep=checkpoint.Keep(1))
+
+
+def preprocessing_of(facts: dict[str, Any]) -> Preprocessing:
+    """From its JSON form."""
+    return Preprocessing(facts["size"], tuple(facts["mean"]), tuple(facts["std"]))
+
+
+def read_config(workdir: Path) -> Config | None:
+    """The config that a training folder was made with, or None where there is none."""
+    file = workdir / "config.json"
+    try:
+        return build_config(json.loads(file.read_text()))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read ({error}): choose another --workdir") from error
+
+
+def _newest(folder: Path) -> checkpoint.Found:
+    if not folder.is_dir():
+        raise UserError(f"there is no training folder {folder}")
+    found = checkpoint.latest(folder / CHECKPOINTS)
+    if found is None:
+        raise UserError(f"{folder} holds no good checkpoint: train first, or name another folder")
+    return found
+
+
+def _on_device(tree: Params) -> Params:
+    return jax.device_put(tree, jax.local_devices()[0])

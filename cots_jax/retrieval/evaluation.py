@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation of two towers on prepared splits; the training loop and `evaluate` call the same."""
+
+import contextlib
+import dataclasses
+from collections.abc import Generator, Sequence
+
+from cots_jax.data.pipeline import Cache, PairTable, Source, image_batches, text_batches
+from cots_jax.data.tokenizer import Tokenizer
+from cots_jax.models.two_stream import Params, TwoStream
+from cots_jax.retrieval.embed import (
+    EMBED_BATCH,
+    Embedded,
+    Preprocessing,
+    embed_images,
+    embed_texts,
+)
+from cots_jax.retrieval.metrics import Ranks, rank_both_ways, summarise
+from cots_jax.retrieval.protocols import Result, describe_set, make_result
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+    """A prepared split, opened, under the name that its numbers carry."""
+
+    name: str
+    table: PairTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A set's result with the vectors that it came from, for the report's examples."""
+
+    result: Result
+    images: Embedded
+    texts: Embedded
+    ranks: Ranks
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """Where the weights come from; stands beside every number."""
+
+    trained_on: tuple[str, ...]
+    fine_tuned_on: tuple[str, ...] = ()
+    towers: str = "online"
+
+
+@contextlib.contextmanager
+def open_sets(
+    sources: Sequence[Source], tokenizer: Tokenizer, *, size: int, length: int
+) -> Generator[list[EvaluationSet]]:
+    """Opens prepared splits for evaluation and closes them again."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            EvaluationSet(
+                source.split,
+                stack.enter_context(
+                    PairTable([source], tokenizer, size=size, length=length, cache=Cache.AUTO)
+                ),
+            )
+            for source in sources
+        ]
+
+
+def evaluate_set(
+    towers: Params,
+    model: TwoStream,
+    preprocessing: Preprocessing,
+    chosen: EvaluationSet,
+    lineage: Lineage,
+) -> Scored:
+    """Embeds the set, ranks both ways and says by which protocol."""
+    table = chosen.table
+    images = embed_images(towers, model, preprocessing, image_batches(table, EMBED_BATCH))
+    texts = embed_texts(towers, model, text_batches(table, EMBED_BATCH))
+    ranks = rank_both_ways(images.features, texts.features, images.group_id, texts.group_id)
+    protocol = describe_set(
+        images.group_id,
+        texts.group_id,
+        dataset=table.sources[0].folder,
+        split=table.sources[0].split,
+        towers=lineage.towers,
+        resolution=preprocessing.size,
+        lineage=lineage.trained_on,
+        fine_tuned_on=lineage.fine_tuned_on,
+    )
+    result = make_result(chosen.name, protocol, summarise(ranks))
+    return Scored(result, images, texts, ranks)
+
+
+def flat(result: Result) -> dict[str, float]:
+    """`recall/NAME/DIRECTION/r1` and so on, for logs."""
+    directions = {"image_to_text": result.image_to_text, "text_to_image": result.text_to_image}
+    flat = {
+        f"recall/{result.name}/{direction}/{key}": float(getattr(recall, key))
+        for direction, recall in directions.items()
+        for key in ("r1", "r5", "r10", "median_rank")
+    }
+    return flat | {f"recall/{result.name}/rsum": float(result.rsum)}

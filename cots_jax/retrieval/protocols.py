@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recall was measured on, written beside every number.
+
+A recall without its protocol is no result: the same model is ten points better on 1,000 images
+than on 5,000, and better again once it was fine-tuned on the set's own training part. The shape of
+`results.json` is a contract that scripts rely on.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from cots_jax.errors import UserError
+from cots_jax.retrieval.metrics import TIE_RULE, DirectionSummary, Summary
+
+
+@dataclass(frozen=True)
+class CandidateCounts:
+    """How many answers each query chooses from."""
+
+    image_to_text: int
+    text_to_image: int
+
+
+@dataclass(frozen=True)
+class CaptionCounts:
+    """Correct texts of an image: mean over the images, fewest and most."""
+
+    mean: float
+    least: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that must agree before two recalls may be compared."""
+
+    dataset: str
+    split: str
+    images: int
+    texts: int
+    captions_per_image: float  # mean over the images
+    candidates: CandidateCounts
+    towers: str  # online | momentum | given (embeddings from elsewhere)
+    resolution: int  # px, side of the square that the image tower sees; 0 not known
+    lineage: tuple[str, ...] = ()  # what the weights were initialised from and trained on
+    fine_tuned_on: tuple[str, ...] = ()  # empty: not fine-tuned
+    tie_rule: str = TIE_RULE
+    frames: int | None = None  # per video; None for pictures
+    captions_per_image_range: tuple[int, int] | None = None  # where images differ
+
+    @property
+    def setting(self) -> str:
+        """Fine-tuned on what, as the lineage says."""
+        if not self.fine_tuned_on:
+            return "not fine-tuned"
+        return "fine-tuned on " + ", ".join(self.fine_tuned_on)
+
+    @property
+    def captions_said(self) -> str:
+        """Captions per image in words, with the range where images differ."""
+        if self.captions_per_image_range is None:
+            plural = "" if self.captions_per_image == 1 else "s"
+            return f"{self.captions_per_image:g} caption{plural} per image"
+        least, most = self.captions_per_image_range
+        return f"{least} to {most} captions per image ({self.captions_per_image:.2f} on average)"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Both directions of one evaluation set, with its protocol."""
+
+    name: str
+    protocol: Protocol
+    image_to_text: DirectionSummary
+    text_to_image: DirectionSummary
+    rsum: float
+
+
+def count_captions(
+    image_group: Int[np.ndarray, "i"], text_group: Int[np.ndarray, "x"]
+) -> CaptionCounts:
+    """Correct texts per image; equal group ids belong together."""
+    ids, counts = np.unique(text_group, return_counts=True)
+    place = np.minimum(np.searchsorted(ids, image_group), len(ids) - 1)
+    per_image = np.where(ids[place] == image_group, counts[place], 0)
+    return CaptionCounts(float(per_image.mean()), int(per_image.min()), int(per_image.max()))
+
+
+def describe_set(
+    image_group: Int[np.ndarray, "i"],
+    text_group: Int[np.ndarray, "x"],
+    *,
+    dataset: str,
+    split: str,
+    towers: str,
+    resolution: int,
+    lineage: Sequence[str] = (),
+    fine_tuned_on: Sequence[str] = (),
+    frames: int | None = None,
+) -> Protocol:
+    """The protocol of a set, its counts read from the truth itself."""
+    captions = count_captions(image_group, text_group)
+    uneven = captions.least != captions.most
+    return Protocol(
+        dataset=dataset,
+        split=split,
+        images=len(image_group),
+        texts=len(text_group),
+        captions_per_image=captions.mean,
+        candidates=CandidateCounts(len(text_group), len(image_group)),
+        towers=towers,
+        resolution=resolution,
+        lineage=tuple(lineage),
+        fine_tuned_on=tuple(fine_tuned_on),
+        frames=frames,
+        captions_per_image_range=(captions.least, captions.most) if uneven else None,
+    )
+
+
+def make_result(name: str, protocol: Protocol, summary: Summary) -> Result:
+    """Recalls under the name and protocol that they were measured by."""
+    return Result(name, protocol, summary.image_to_text, summary.text_to_image, summary.rsum)
+
+
+def results_json(results: Sequence[Result]) -> dict[str, list[dict]]:
+    """The content of results.json; recalls in percent, at full precision."""
+    rows = []
+    for result in results:
+        row = asdict(result)
+        protocol = row["protocol"]
+        for optional in ("frames", "captions_per_image_range"):
+            if protocol[optional] is None:
+                del protocol[optional]
+        rows.append(row)
+    # a round trip turns tuples into the lists that a reader of the file will see
+    return json.loads(json.dumps({"results": rows}))
+
+
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """Writes results.json as a whole: a reader never sees half a file."""
+    path = Path(path)
+    text = json.dumps(results_json(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(path, text)
+
+
+def read_results(path: Path) -> list[Result]:
+    """Reads what `write_results` wrote; UserError where the file is absent or something else."""
+    path = Path(path)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["results"]
+        return [_read_result(row) for row in rows]
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no {path}: run python -m cots_jax.evaluate --workdir={path.parent} first"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is no results file of this program ({type(error).__name__}: {error}): "
+            "evaluate again, or name another file"
+        ) from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replaces a text file at once, so that a crash leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def table(results: Sequence[Result]) -> str:
+    """Recalls as aligned plain text, one line a set and direction; the protocol underneath."""
+    header = ("set", "query -> answer", "R@1", "R@5", "R@10", "median", "candidates")
+    rows = [row for result in results for row in _table_rows(result)]
+    widths = [max(len(row[c]) for row in [header, *rows]) for c in range(len(header))]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = [_align(header, widths), rule, *(_align(row, widths) for row in rows), rule]
+    return "\n".join(line.rstrip() for line in [*lines, *_footnotes(results)])
+
+
+def _table_rows(result: Result) -> list[tuple[str, ...]]:
+    candidates = result.protocol.candidates
+    return [
+        _table_row(result.name, "image -> text", result.image_to_text, candidates.image_to_text),
+        _table_row("", "text -> image", result.text_to_image, candidates.text_to_image),
+    ]
+
+
+def _table_row(name: str, way: str, recall: DirectionSummary, candidates: int) -> tuple[str, ...]:
+    numbers = (f"{n:.1f}" for n in (recall.r1, recall.r5, recall.r10))
+    return (name, way, *numbers, f"{recall.median_rank:g}", f"{candidates:,}")
+
+
+def _align(row: Sequence[str], widths: Sequence[int]) -> str:
+    words = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+    numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+    return "  ".join([*words, *numbers])
+
+
+def _footnotes(results: Sequence[Result]) -> list[str]:
+    notes: dict[str, list[str]] = {}
+    for result in results:
+        p = result.protocol
+        note = f"{p.towers} towers, {p.setting}, {p.captions_said}"
+        note += f", {p.resolution} px" if p.resolution else ""
+        note += f", {p.frames} frames" if p.frames else ""
+        notes.setdefault(f"{note}, {p.tie_rule} ties", []).append(result.name)
+    if len(notes) == 1:
+        return [f"recalls in percent; {note}" for note in notes]
+    return ["recalls in percent", *(f"{', '.join(names)}: {note}" for note, names in notes.items())]
+
+
+def _read_result(row: Mapping) -> Result:
+    protocol = dict(row["protocol"])
+    protocol["candidates"] = CandidateCounts(**protocol["candidates"])
+    for key in ("lineage", "fine_tuned_on", "captions_per_image_range"):
+        if protocol.get(key) is not None:
+            protocol[key] = tuple(protocol[key])
+    known = {field.name for field in fields(Protocol)}
+    return Result(
+        name=row["name"],
+        protocol=Protocol(**{key: value for key, value in protocol.items() if key in known}),
+        image_to_text=DirectionSummary(**row["image_to_text"]),
+        text_to_image=DirectionSummary(**row["text_to_image"]),
+        rsum=row["rsum"],
+    )

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Durations and schedules: how a config says "when" and "how much, when".
+
+A time is `"2000 steps"`, `"30 epochs"`, `"1e8 examples"` or `"40%"` (of the duration). A schedule
+is a number, or points `"0 @ 10%, 0.5 @ 40%"` joined by straight lines; `cosine` before a point
+joins it by half a cosine wave instead: `"0 @ 0%, 1e-3 @ 8%, cosine 0 @ 100%"`. Outside the points
+the nearest value holds. Both are own choices of notation.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+
+from cots_jax.errors import UserError
+
+_TIME = re.compile(r"\s*([0-9.eE+-]+)\s*(%|steps?|epochs?|examples?)\s*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clockwork:
+    """What turns a time into steps: the global batch, the pairs of an epoch, the run's length."""
+
+    batch: int
+    pairs: int
+    total_steps: int = 0
+
+    def steps(self, time: str, key: str = "time") -> int:
+        """The step that `time` names, at least 0. Raises UserError where it cannot be read."""
+        found = _TIME.fullmatch(str(time))
+        try:
+            number = float(found.group(1)) if found else math.nan
+        except ValueError:
+            number = math.nan
+        if not found or not math.isfinite(number) or number < 0:
+            raise UserError(
+                f"{key} = {time!r} is no time: write e.g. '2000 steps', '30 epochs', "
+                "'1e8 examples' or '40%'"
+            )
+        unit = found.group(2).rstrip("s")
+        if unit == "%" and not self.total_steps:
+            raise UserError(f"{key} = {time!r}: the duration itself cannot be a percentage")
+        per_unit = {
+            "step": 1.0,
+            "epoch": self.pairs / self.batch,
+            "example": 1.0 / self.batch,
+            "%": self.total_steps / 100,
+        }[unit]
+        return math.floor(number * per_unit + 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A schedule reaches `value` at `step`, coming from the point before along `shape`."""
+
+    step: int
+    value: float
+    shape: str = "linear"
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A number that depends on the step alone."""
+
+    points: tuple[Point, ...]
+
+    def __call__(self, step: int) -> float:
+        """The value at `step`."""
+        if step <= self.points[0].step:
+            return self.points[0].value
+        for before, after in itertools.pairwise(self.points):
+            if step < after.step:
+                way = (step - before.step) / (after.step - before.step)
+                if after.shape == "cosine":
+                    way = 0.5 - 0.5 * math.cos(math.pi * way)
+                return before.value + way * (after.value - before.value)
+        return self.points[-1].value
+
+    @property
+    def ever_positive(self) -> bool:
+        """Whether the value is above 0 at any step."""
+        return any(point.value > 0 for point in self.points)
+
+
+def parse_schedule(text: str | float, clock: Clockwork, key: str) -> Schedule:
+    """Reads a schedule. `key` is the config key, for the error."""
+    parts = str(text).split(",")
+    if len(parts) == 1 and "@" not in parts[0]:
+        return Schedule((Point(0, _number(parts[0], text, key)),))
+    points = []
+    for part in parts:
+        value, at, time = part.partition("@")
+        shape, _, number = value.strip().rpartition(" ")
+        if not at or shape not in ("", "linear", "cosine"):
+            raise UserError(
+                f"{key} = {text!r} is no schedule: write a number or 'value @ time, value @ time', "
+                "a point optionally after the word cosine"
+            )
+        points.append(Point(clock.steps(time, key), _number(number, text, key), shape or "linear"))
+    if any(b.step < a.step for a, b in itertools.pairwise(points)):
+        raise UserError(f"{key} = {text!r}: the times must not go back")
+    return Schedule(tuple(points))
+
+
+def _number(text: str, whole: str | float, key: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{key} = {whole!r}: {text.strip()!r} is not a number") from None

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a config to a task on a mesh: opens data and tokenizers, checks that all of it fits."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from cots_jax.config import Config, Task
+from cots_jax.data.pipeline import Cache, PairTable, Source
+from cots_jax.data.records import open_split, read_facts
+from cots_jax.data.specs import lineage_of, parse_sources
+from cots_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
+from cots_jax.errors import UserError, nearest
+from cots_jax.models.dvae import DvaeConfig
+from cots_jax.models.two_stream import SIZES
+from cots_jax.pretrained import (
+    ImageTokenizer,
+    load_frozen,
+    load_image_tokenizer,
+    read_config,
+    save_frozen,
+)
+from cots_jax.retrieval.evaluation import open_sets
+from cots_jax.schedule import Clockwork
+from cots_jax.train.cots import CotsTask
+from cots_jax.train.dvae import DvaeTask
+
+DVAES = {
+    "dvae-32-8": DvaeConfig(32, 8, codes=128, layers=1, encoder_reach=1),
+    "dvae-96-16": DvaeConfig(96, 16, codes=512, layers=1, encoder_reach=1),
+    "dvae-16-8": DvaeConfig(image_size=16, patch=8, codes=16, code_dim=8, width=32, layers=1),
+}
+
+# May differ from the config that made a workdir: what does not change the parameters.
+FREE = ("log_every", "checkpoint_every", "evaluate_every", "diagnose_every", "keep")
+FREE_PARTS = ("hardware.", "data.threads", "data.cache", "data.test", "data.eval", "data.prepare")
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, config: Config) -> Generator[None]:
+    """Makes the workdir ours: the same config as before, and no second run in it."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write in {workdir} ({error.strerror}): choose another --workdir"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another run works in {workdir}: wait for it, or choose another --workdir"
+            ) from None
+        before = read_config(workdir)
+        if before is not None:
+            _same_run(before, config, workdir)
+        elif any(path.name != ".lock" for path in workdir.iterdir()):
+            raise UserError(
+                f"{workdir} holds files and no config.json, so no run of ours: choose another "
+                "--workdir"
+            )
+        else:
+            text = json.dumps(config.to_dict(), indent=1)
+            (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
+        yield
+
+
+def _same_run(before: Config, config: Config, workdir: Path) -> None:
+    old, new = _flat(before.to_dict()), _flat(config.to_dict())
+    differing = [
+        f"{key}: {old[key]!r} then, {new[key]!r} now"
+        for key in old
+        if old[key] != new[key] and key not in FREE and not key.startswith(FREE_PARTS)
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir} was made with another config ({'; '.join(differing[:5])}): choose another "
+            "--workdir, or use the config that made it"
+        )
+
+
+def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return flat
+
+
+@contextlib.contextmanager
+def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask | DvaeTask]:
+    """The task of a config with its data open. Raises UserError before anything is trained."""
+    data = config.data
+    train = parse_sources(data.train, "config.data.train", data.prepare)
+    held_out = parse_sources(data.eval, "config.data.eval", data.prepare)
+    prints = [read_facts(source.folder)["fingerprint"] for source in train]
+    size, length = _image_size(config), data.text_length
+    with contextlib.ExitStack() as stack:
+        tokenizer = _tokenizer(config, workdir, train)
+        table = stack.enter_context(
+            PairTable(train, tokenizer, size=size, length=length, cache=Cache(data.cache))
+        )
+        sets = stack.enter_context(open_sets(held_out, tokenizer, size=size, length=length))
+        clock = Clockwork(config.batch, table.pairs)
+        total = clock.steps(config.duration, "config.duration")
+        if total < 1:
+            raise UserError(
+                f"config.duration = {config.duration!r} is no step at all: make it longer"
+            )
+        clock = dataclasses.replace(clock, total_steps=total)
+        lineage = lineage_of(train, prints)
+        if config.task is Task.DVAE:
+            yield DvaeTask(config, clock, mesh, table, DVAES[config.model], sets, lineage)
+        else:
+            image_tokenizer = _image_tokenizer(config, workdir)
+            yield CotsTask(config, clock, mesh, table, tokenizer, image_tokenizer, sets, lineage)
+
+
+def _image_size(config: Config) -> int:
+    known: dict[str, Any] = DVAES if config.task is Task.DVAE else SIZES
+    if config.model not in known:
+        raise UserError(f"unknown model {config.model!r}; {nearest(config.model, known, 'models')}")
+    model = known[config.model]
+    return model.image_size if config.task is Task.DVAE else model.vision.image_size
+
+
+def _tokenizer(config: Config, workdir: Path, train: list[Source]) -> Tokenizer:
+    """The run's own tokenizer file, made at its first start."""
+    file = workdir / "tokenizer.json"
+    if file.exists():
+        return load_tokenizer(file)
+    name, _, size = config.data.tokenizer.partition(":")
+    if name == "captions":
+        if not size.isdigit():
+            raise UserError(
+                f"config.data.tokenizer = {config.data.tokenizer!r}: write captions:SIZE"
+            )
+        tokenizer = train_wordpiece(_captions(train), int(size))
+    else:
+        tokenizer = load_tokenizer(config.data.tokenizer)
+    file.write_text(tokenizer.to_json(), encoding="utf-8")
+    return tokenizer
+
+
+def _captions(sources: list[Source]) -> Iterator[str]:
+    for source in sources:
+        with contextlib.closing(open_split(source.folder, source.split)) as split:
+            for row in range(len(split)):
+                yield from split.record(row).captions
+
+
+def _image_tokenizer(config: Config, workdir: Path) -> ImageTokenizer | None:
+    """The run's own copy of its image tokenizer, made at its first start."""
+    if not config.image_tokenizer:
+        return None
+    tokenizer = load_frozen(workdir)
+    if tokenizer is None:
+        tokenizer = load_image_tokenizer(config.image_tokenizer)
+        save_frozen(workdir, tokenizer)
+    return tokenizer

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The COTS task: what the loop trains when `task = "cots"`."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cots_jax import checkpoint
+from cots_jax.batch import Batch
+from cots_jax.config import Config, Negatives, Towers
+from cots_jax.data.masking import TextMasking, masked_count, text_slots
+from cots_jax.data.pipeline import PairTable, training_batches
+from cots_jax.data.tokenizer import Tokenizer
+from cots_jax.data.transforms import HALF, Augmentation
+from cots_jax.errors import UserError
+from cots_jax.models.two_stream import TwoStream, model_size
+from cots_jax.objectives.momentum_filter import empty_filter
+from cots_jax.objectives.queue import empty_queue
+from cots_jax.objectives.total import OBJECTIVES, Terms
+from cots_jax.pretrained import ImageTokenizer
+from cots_jax.retrieval.embed import Preprocessing
+from cots_jax.retrieval.evaluation import EvaluationSet, Lineage, evaluate_set, flat
+from cots_jax.schedule import Clockwork, Schedule, parse_schedule
+from cots_jax.train.mesh import parameter_shardings, row_shards, whole
+from cots_jax.train.optimizer import make_optimizer
+from cots_jax.train.state import State, fresh_state
+from cots_jax.train.step import CotsStep, Knobs, Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedules:
+    """Every scheduled number of a COTS run."""
+
+    learning_rate: Schedule
+    momentum: Schedule
+    weights: dict[str, Schedule]
+    filter_from: int  # first step at which the filter drops
+
+    @property
+    def active(self) -> frozenset[str]:
+        """Objectives that are on at any step."""
+        return frozenset(name for name, weight in self.weights.items() if weight.ever_positive)
+
+
+def read_schedules(config: Config, clock: Clockwork) -> Schedules:
+    """Parses the schedules of a config. Raises UserError."""
+    method = config.method
+    weights = {
+        name: parse_schedule(
+            getattr(method, f"weight_{name}"), clock, f"config.method.weight_{name}"
+        )
+        for name in OBJECTIVES
+    }
+    rate = config.optimizer.learning_rate
+    return Schedules(
+        parse_schedule(rate, clock, "config.optimizer.learning_rate"),
+        parse_schedule(method.momentum, clock, "config.method.momentum"),
+        weights,
+        clock.steps(method.filter.warmup, "config.method.filter.warmup"),
+    )
+
+
+class CotsTask:
+    """Binds config, data and tokenizers to the pure step, and names what it measures."""
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clockwork,
+        mesh: Mesh,
+        table: PairTable,
+        tokenizer: Tokenizer,
+        image_tokenizer: ImageTokenizer | None,
+        evaluation: list[EvaluationSet],
+        lineage: tuple[str, ...],
+    ) -> None:
+        self.config, self.clock, self.mesh = config, clock, mesh
+        self.table, self.tokenizer, self.evaluation = table, tokenizer, evaluation
+        self.image_tokenizer, self.lineage = image_tokenizer, lineage
+        self.schedules = read_schedules(config, clock)
+        size = model_size(config.model, config.hardware, tokenizer.vocab_size)
+        codes = image_tokenizer.config.codes if image_tokenizer else 0
+        heads = self.schedules.active & {"mvm", "mlm"}
+        self.model = TwoStream(size, config.method.masked, codes, heads)
+        self._check()
+        vision = size.vision
+        self.preprocessing = Preprocessing(vision.image_size, HALF, HALF)
+        self._step = CotsStep(
+            model=self.model,
+            method=config.method,
+            masking=TextMasking(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids),
+            augmentation=_augmentation(config),
+            optimizer=make_optimizer(config.optimizer),
+            mesh=mesh,
+            active=self.schedules.active,
+            dvae=image_tokenizer.config if image_tokenizer else None,
+            accumulate=config.hardware.accumulate,
+        )
+        self.step = jax.jit(self._step, donate_argnums=0)
+        self._norm = jax.jit(self._tower_norm)
+
+    # ---------------------------------------------------------------- state
+
+    def fresh(self) -> State:
+        """The state at step 0, placed on the mesh."""
+        keys = jax.random.split(jax.random.key(self.config.seed), 2)
+
+        def make() -> State:
+            towers = self.model.init_towers(keys[0])
+            params = {"towers": towers, "heads": self.model.init_heads(keys[1])}
+            copy = jax.tree.map(jnp.copy, towers)  # a buffer of its own: the state is donated
+            queue = empty_queue(
+                self.config.method.queue_length,
+                self.model.config.vision.embed_dim,
+                row_shards(self.mesh) * max(1, self.config.method.column_chunk),
+            )
+            method = Method(copy, queue, empty_filter(len(self.table.sources)))
+            return fresh_state(params, self._step.optimizer, method)
+
+        shardings = self._shardings(jax.eval_shape(make))
+        return jax.jit(make, out_shardings=shardings)()
+
+    def frozen(self) -> Any:
+        """The image tokenizer's parameters on the mesh; empty without one."""
+        params = self.image_tokenizer.params if self.image_tokenizer else {}
+        return jax.device_put(params, whole(self.mesh))
+
+    def trees(self, state: State) -> dict[str, Any]:
+        """The state as checkpoint items; using a model restores `towers` only."""
+        towers = {"online": state.params["towers"], "momentum": state.method.momentum_params}
+        return {
+            "towers": towers,
+            "heads": state.params["heads"],
+            "method": {"queue": state.method.queue, "filter": state.method.filter},
+            "training": {
+                "step": state.step,
+                "skipped": state.skipped,
+                "opt_state": state.opt_state,
+            },
+        }
+
+    def restored(self, path: Path, like: State) -> State:
+        """The state of a checkpoint, placed like `like`."""
+        items = {name: checkpoint.restore(path, name, t) for name, t in self.trees(like).items()}
+        params = {"towers": items["towers"]["online"], "heads": items["heads"]}
+        method = Method(items["towers"]["momentum"], **items["method"])
+        return State(params=params, method=method, **items["training"])
+
+    def facts(self) -> dict[str, Any]:
+        """What using the model needs to know."""
+        return {
+            "config": self.config.to_dict(),
+            "tokenizer": self.tokenizer.to_json(),
+            "codes": self.model.codes,
+            "heads": sorted(self.model.heads),
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "lineage": list(self.lineage),
+            "fine_tuned_on": [],
+        }
+
+    # ---------------------------------------------------------------- steps
+
+    def batches(self) -> grain.IterDataset[Batch]:
+        """The endless training stream."""
+        vision = self.model.config.vision
+        masked = masked_count(vision.tokens, self.config.method.masked.image_ratio)
+        return training_batches(
+            self.table,
+            self.config.batch,
+            self.config.seed,
+            masked=masked,
+            patch_side=vision.side,
+            threads=self.config.data.threads,
+        )
+
+    def knobs(self, step: int) -> Knobs:
+        """The scheduled numbers of `step`."""
+        schedules, method = self.schedules, self.config.method
+        weights = {
+            name: np.float32(schedules.weights[name](step)) if name in schedules.active else 0.0
+            for name in OBJECTIVES
+        }
+        momentum = schedules.momentum(step) ** (self.config.batch / method.reference_batch)
+        return Knobs(
+            seed=np.uint32(self.config.seed),
+            learning_rate=np.float32(schedules.learning_rate(step)),
+            momentum=np.float32(momentum),
+            weights=Terms(**{name: np.float32(value) for name, value in weights.items()}),
+            filter_warm=np.bool_(step >= schedules.filter_from),
+        )
+
+    def logged(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """Adds chance levels and schedules, and names the sources."""
+        out = {name: value for name, value in metrics.items() if not name.startswith("kept/")}
+        for number, source in enumerate(self.table.sources):
+            out[f"kept/{Path(source.folder).name}"] = metrics[f"kept/{number}"]
+        chances = {
+            "instance": 2 * math.log1p(max(metrics["columns"], 0)),
+            "mvm": math.log(max(self.model.codes, 1)),
+            "mlm": math.log(self.tokenizer.vocab_size),
+        }
+        active = self.schedules.active
+        out |= {f"chance/{name}": value for name, value in chances.items() if name in active}
+        out["learning_rate"] = self.schedules.learning_rate(step)
+        out["temperature"] = self.config.method.temperature
+        weights = self.schedules.weights
+        return out | {f"weight/{name}": weights[name](step) for name in sorted(active)}
+
+    # ---------------------------------------------------------------- looking at it
+
+    def evaluate(self, state: State) -> dict[str, float]:
+        """Recall on the sets of `data.eval`, by the same code as the `evaluate` door."""
+        online = self.config.evaluation_towers is Towers.ONLINE
+        towers = state.params["towers"] if online else state.method.momentum_params
+        towers = jax.device_put(jax.device_get(towers), jax.local_devices()[0])
+        lineage = Lineage(self.lineage, towers=str(self.config.evaluation_towers))
+        metrics: dict[str, float] = {}
+        for chosen in self.evaluation:
+            scored = evaluate_set(towers, self.model, self.preprocessing, chosen, lineage)
+            metrics |= flat(scored.result)
+        return metrics
+
+    def diagnose(self, state: State, batch: Batch, knobs: Knobs) -> dict[str, float]:
+        """Share of each objective in the towers' gradient norm, at this step's weights."""
+        norms = {}
+        for name in sorted(self.schedules.active):
+            alone = {other: np.float32(0) for other in OBJECTIVES}
+            alone[name] = getattr(knobs.weights, name)
+            only = jax.device_put(knobs.replace(weights=Terms(**alone)), whole(self.mesh))
+            norms[name] = float(jax.device_get(self._norm(state, self._frozen, batch, only)))
+        total = sum(norms.values())
+        return {f"gradient_share/{name}": norm / total for name, norm in norms.items() if total}
+
+    def finish(self, state: State) -> dict[str, Any]:
+        """Facts that only a finished run has."""
+        return {}
+
+    def _tower_norm(self, state: State, frozen: Any, batch: Batch, knobs: Knobs) -> jax.Array:
+        grads = self._step.gradients(state, frozen, batch, knobs).grads["towers"]
+        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grads)))
+
+    @property
+    def _frozen(self) -> Any:
+        if not hasattr(self, "_frozen_params"):
+            self._frozen_params = self.frozen()
+        return self._frozen_params
+
+    def _shardings(self, shape: State) -> State:
+        shardings = parameter_shardings(self.mesh, shape)
+        columns = jax.sharding.NamedSharding(
+            self.mesh, jax.sharding.PartitionSpec(("data", "fsdp"))
+        )
+        queue = jax.tree.map(
+            lambda leaf: columns if leaf.ndim else whole(self.mesh), shape.method.queue
+        )
+        return shardings.replace(method=shardings.method.replace(queue=queue))
+
+    def _check(self) -> None:
+        method, size = self.config.method, self.model.config
+        if "mvm" in self.schedules.active:
+            if self.image_tokenizer is None:
+                raise UserError(
+                    "masked vision modelling is on and there are no image tokens: name a trained "
+                    "dVAE in config.image_tokenizer, or set config.method.weight_mvm=0"
+                )
+            dvae = self.image_tokenizer.config
+            wanted = (size.vision.image_size, size.vision.patch)
+            if (dvae.image_size, dvae.patch) != wanted:
+                raise UserError(
+                    f"the image tokenizer cuts {dvae.image_size} px into cells of {dvae.patch}, "
+                    f"the image tower {wanted[0]} px into patches of {wanted[1]}: they must agree"
+                )
+        if not method.queue_length and method.negatives is Negatives.QUEUE:
+            raise UserError(
+                "config.method.queue_length = 0 leaves no negatives: give it a length, or set "
+                "config.method.negatives=queue_and_batch"
+            )
+        length = self.config.data.text_length
+        if length > size.text.positions:
+            raise UserError(
+                f"config.data.text_length = {length} is more than the {size.text.positions} "
+                f"positions of model {self.config.model}: use {size.text.positions} or fewer"
+            )
+        if "mlm" in self.schedules.active and not text_slots(length, method.masked.text_ratio):
+            raise UserError("config.method.masked.text_ratio masks nothing: raise it")
+
+
+def _augmentation(config: Config) -> Augmentation:
+    keys = dataclasses.asdict(config.augmentation)
+    crop = keys.pop("crop")
+    return Augmentation(**keys, crop=tuple(crop) if crop else None)

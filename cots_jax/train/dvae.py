@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dVAE task: what the loop trains when `task = "dvae"`, on the pictures of the same folders."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from cots_jax import checkpoint
+from cots_jax.batch import Batch, ImageBatch
+from cots_jax.config import Config
+from cots_jax.data.pipeline import PairTable, image_batches, training_batches
+from cots_jax.data.transforms import Augmentation, augment, normalise
+from cots_jax.models.dvae import Dvae, DvaeConfig
+from cots_jax.models.two_stream import Params
+from cots_jax.objectives.reconstruction import (
+    check_tokenizer,
+    code_counts,
+    elbo,
+    shrink_and_enlarge,
+    squared_error,
+    usage_of_counts,
+)
+from cots_jax.retrieval.evaluation import EvaluationSet
+from cots_jax.schedule import Clockwork, parse_schedule
+from cots_jax.train.mesh import parameter_shardings
+from cots_jax.train.optimizer import make_optimizer
+from cots_jax.train.state import State, advance, fresh_state, unless_broken
+
+PIXELS = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation: the dVAE reads 0..1
+
+
+@flax.struct.dataclass
+class DvaeKnobs:
+    """The scheduled numbers of one step."""
+
+    seed: Any
+    learning_rate: Any
+    temperature: Any  # of the Gumbel-softmax
+    kl_weight: Any
+    usage_weight: Any
+
+
+class DvaeTask:
+    """Trains the image tokenizer of small runs; the run ends in an error where it is unfit."""
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clockwork,
+        mesh: Mesh,
+        table: PairTable,
+        dvae: DvaeConfig,
+        evaluation: list[EvaluationSet],
+        lineage: tuple[str, ...],
+    ) -> None:
+        self.config, self.clock, self.mesh, self.table = config, clock, mesh, table
+        self.evaluation, self.lineage, self.dvae = evaluation, lineage, dvae
+        self.module = Dvae(dvae)
+        keys = config.augmentation
+        crop = tuple(keys.crop) or None
+        fields = dataclasses.asdict(keys) | {"crop": crop, "mean": PIXELS[0], "std": PIXELS[1]}
+        self.augmentation = Augmentation(**fields)
+        self.optimizer = make_optimizer(config.optimizer)
+        texts = {
+            "learning_rate": (config.optimizer.learning_rate, "config.optimizer.learning_rate"),
+            "temperature": (config.dvae.gumbel_temperature, "config.dvae.gumbel_temperature"),
+            "kl_weight": (config.dvae.kl_weight, "config.dvae.kl_weight"),
+            "usage_weight": (config.dvae.usage_weight, "config.dvae.usage_weight"),
+        }
+        self.schedules = {n: parse_schedule(t, clock, key) for n, (t, key) in texts.items()}
+        self.step = jax.jit(self._step, donate_argnums=0)
+        self._measure = jax.jit(self._measured)
+
+    # ---------------------------------------------------------------- state
+
+    def fresh(self) -> State:
+        """The state at step 0."""
+        size = self.dvae.image_size
+        key = jax.random.key(self.config.seed)
+
+        def make() -> State:
+            params = self.module.init(key, jnp.zeros((1, size, size, 3)), key)["params"]
+            return fresh_state(params, self.optimizer, {})
+
+        shardings = parameter_shardings(self.mesh, jax.eval_shape(make))
+        return jax.jit(make, out_shardings=shardings)()
+
+    def frozen(self) -> Params:
+        """Nothing."""
+        return {}
+
+    def trees(self, state: State) -> dict[str, Any]:
+        """The state as checkpoint items."""
+        training = {"step": state.step, "skipped": state.skipped, "opt_state": state.opt_state}
+        return {"tokenizer": state.params, "training": training}
+
+    def restored(self, path: Path, like: State) -> State:
+        """The state of a checkpoint, placed like `like`."""
+        items = {name: checkpoint.restore(path, name, t) for name, t in self.trees(like).items()}
+        return State(params=items["tokenizer"], method={}, **items["training"])
+
+    def facts(self) -> dict[str, Any]:
+        """What using the tokenizer needs to know; `fit` turns true when the run has ended well."""
+        return {
+            "config": self.config.to_dict(),
+            "dvae": dataclasses.asdict(self.dvae),
+            "lineage": list(self.lineage),
+            "fit": False,
+        }
+
+    # ---------------------------------------------------------------- steps
+
+    def batches(self) -> grain.IterDataset[Batch]:
+        """The same stream as retrieval's, without patch masks."""
+        config = self.config
+        side, threads = self.dvae.grid, config.data.threads
+        return training_batches(
+            self.table, config.batch, config.seed, masked=0, patch_side=side, threads=threads
+        )
+
+    def knobs(self, step: int) -> DvaeKnobs:
+        """The scheduled numbers of `step`."""
+        values = {name: np.float32(schedule(step)) for name, schedule in self.schedules.items()}
+        return DvaeKnobs(seed=np.uint32(self.config.seed), **values)
+
+    def logged(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """Adds the schedules."""
+        return metrics | {name: float(schedule(step)) for name, schedule in self.schedules.items()}
+
+    def _step(
+        self, state: State, frozen: Params, batch: Batch, knobs: DvaeKnobs
+    ) -> tuple[State, dict[str, Array]]:
+        step_key = jax.random.fold_in(jax.random.key(knobs.seed), state.step)
+        noise_key, row_key = jax.random.split(step_key)
+        keys = jax.random.split(row_key, batch.weight.shape[0])
+        pixels = augment(keys, batch.image, self.augmentation, self.dvae.image_size)[:, 0]
+
+        def loss(params: Params) -> tuple[Array, dict[str, Array]]:
+            out = self.module.apply({"params": params}, pixels, noise_key, knobs.temperature)
+            parts = elbo(
+                pixels,
+                out.reconstruction,
+                out.logits,
+                batch.weight,
+                knobs.kl_weight,
+                knobs.usage_weight,
+            )
+            pictures = jnp.maximum(parts.denominator, 1)
+            total = parts.total / pictures
+            return total, {
+                "loss": total,
+                "loss/divergence": parts.divergence / pictures,
+                "loss/imbalance": parts.imbalance / pictures,
+                "error": parts.error / pictures / pixels[0].size,
+            }
+
+        grads, metrics = jax.grad(loss, has_aux=True)(state.params)
+        norm = optax.global_norm(grads)
+        new = advance(state, grads, knobs.learning_rate, self.optimizer)
+        state = unless_broken(new, state, jnp.isfinite(norm) & jnp.isfinite(metrics["loss"]))
+        return state, metrics | {"gradient_norm": norm, "skipped": state.skipped}
+
+    # ---------------------------------------------------------------- looking at it
+
+    def evaluate(self, state: State) -> dict[str, float]:
+        """Hard codes on held-out pictures: use of the codebook, error, and the error to beat."""
+        params = jax.device_put(jax.device_get(state.params), jax.local_devices()[0])
+        metrics: dict[str, float] = {}
+        for chosen in self.evaluation:
+            sums = [
+                jax.device_get(self._measure(params, *jax.device_put((b.image, b.weight))))
+                for b in _images(chosen)
+            ]
+            counts, error, bar, pictures = (sum(column) for column in zip(*sums, strict=True))
+            use = usage_of_counts(jnp.asarray(counts))
+            metrics |= {
+                f"dvae/{chosen.name}/perplexity": float(use.perplexity),
+                f"dvae/{chosen.name}/dead_fraction": float(use.dead_fraction),
+                f"dvae/{chosen.name}/commonest": float(use.commonest),
+                f"dvae/{chosen.name}/error": float(error / pictures),
+                f"dvae/{chosen.name}/shrunk_error": float(bar / pictures),
+            }
+        return metrics
+
+    def _measured(self, params: Params, image: Array, weight: Array) -> tuple[Array, ...]:
+        pixels = normalise(image, *PIXELS, self.dvae.image_size)[:, 0]
+        variables = {"params": params}
+        ids = self.module.apply(variables, pixels, method=Dvae.encode_ids)
+        again = self.module.apply(variables, pixels, method=Dvae.reconstruct)
+        bar = shrink_and_enlarge(pixels, self.dvae.grid)
+        # Ids of padded rows go to a code beyond the last one, which is cut off again.
+        ids = jnp.where(weight[:, None] > 0, ids, self.dvae.codes)
+        counts = code_counts(ids, self.dvae.codes + 1)[: self.dvae.codes]
+        errors = (jnp.sum(weight * squared_error(pixels, x)) for x in (again, bar))
+        return counts, *errors, jnp.sum(weight)
+
+    def diagnose(self, state: State, batch: Batch, knobs: DvaeKnobs) -> dict[str, float]:
+        """Nothing more."""
+        return {}
+
+    def finish(self, state: State) -> dict[str, Any]:
+        """Refuses an unfit tokenizer (UserError), else marks it as fit with what was measured."""
+        measured = self.evaluate(state)
+        for chosen in self.evaluation:
+            at = f"dvae/{chosen.name}"
+            check_tokenizer(
+                measured[f"{at}/perplexity"],
+                measured[f"{at}/dead_fraction"],
+                measured[f"{at}/error"],
+                measured[f"{at}/shrunk_error"],
+                self.dvae.codes,
+            )
+        return {"fit": True, "measured": measured}
+
+
+def _images(chosen: EvaluationSet) -> list[ImageBatch]:
+    return list(image_batches(chosen.table, 64))

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run measured, for people and scripts: metrics.jsonl and TensorBoard files.
+
+A resumed run repeats its steps exactly, so what was logged after the checkpoint is cut off and
+written again; a log never holds a step twice.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.summary import Summary
+from tensorboardX.writer import Event, SessionLog
+
+from cots_jax.errors import UserError
+
+
+class MetricsLog:
+    """Appends one JSON object a logged step to `workdir/metrics.jsonl`, and TensorBoard scalars.
+
+    resume_step: the step that the run goes on from, 0 for a new run; lines of later steps go.
+    Each line is handed to the operating system before `write` returns: a killed run loses none.
+    Raises UserError when the disk refuses.
+    """
+
+    def __init__(self, workdir: Path, resume_step: int = 0) -> None:
+        self._workdir = workdir
+        with self._refusals_explained():
+            workdir.mkdir(parents=True, exist_ok=True)
+            file = workdir / "metrics.jsonl"
+            cut_after(file, resume_step)
+            self._lines = file.open("a", encoding="utf-8")
+            self._events = _open_events(workdir / "tensorboard", resume_step)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs the numbers of one step; NaN and infinities become null, listed in `nonfinite`."""
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        with self._refusals_explained():
+            self._lines.write(to_line(step, metrics))
+            self._lines.flush()
+            self._events.write_event(event)
+            self._events.flush()
+
+    def sync(self) -> None:
+        """Waits until the lines are on the disk; before a checkpoint that would outlive them."""
+        with self._refusals_explained():
+            os.fsync(self._lines.fileno())
+
+    def close(self) -> None:
+        with self._refusals_explained():
+            self._lines.close()
+            self._events.close()
+
+    @contextlib.contextmanager
+    def _refusals_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write the metrics in {self._workdir} ({error.strerror}): make room or "
+                "make it writable, then start again"
+            ) from error
+
+
+def to_line(step: int, metrics: Mapping[str, float]) -> str:
+    """One line of strict JSON with 9 significant digits, which give back any float32 exactly."""
+    lost = [name for name, value in metrics.items() if not math.isfinite(value)]
+    row: dict[str, Any] = {"step": step}
+    for name, value in metrics.items():
+        row[name] = None if name in lost else float(f"{value:.9g}")
+    if lost:
+        row["nonfinite"] = lost
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that a kill has torn is left out."""
+    rows = (_row(line) for line in file.read_bytes().splitlines(keepends=True))
+    return [row for row in rows if row is not None]
+
+
+def cut_after(file: Path, step: int) -> None:
+    """Removes torn lines, and those of steps after `step`; the file is whole at every moment."""
+    if not file.exists():
+        return
+    lines = file.read_bytes().splitlines(keepends=True)
+    rows = [(line, _row(line)) for line in lines]
+    kept = [line for line, row in rows if row is not None and row["step"] <= step]
+    if len(kept) < len(lines):
+        unfinished = file.with_name(f"{file.name}.unfinished")
+        unfinished.write_bytes(b"".join(kept))
+        unfinished.replace(file)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _open_events(folder: Path, resume_step: int) -> EventsWriter:
+    """A new event file; TensorBoard hides what older ones hold from the next step on.
+
+    tensorboardX's SummaryWriter is not used: its queue blocks for good once the disk is full, and
+    a restart within the same second overwrites the file before.
+    """
+    folder.mkdir(exist_ok=True)
+    writer = EventsWriter(str(folder / "events"), f".{len(list(folder.iterdir()))}")
+    restart = SessionLog(status=SessionLog.START)
+    writer.write_event(Event(wall_time=time.time(), step=resume_step + 1, session_log=restart))
+    writer.flush()
+    return writer

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: reads from top to bottom. One loop for pre-training, fine-tuning and dVAE."""
+
+import dataclasses
+import signal
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+
+from cots_jax import checkpoint
+from cots_jax.batch import Batch
+from cots_jax.config import Config
+from cots_jax.errors import UserError
+from cots_jax.pretrained import CHECKPOINTS
+from cots_jax.train.assemble import assembled, claimed
+from cots_jax.train.clock import Clock
+from cots_jax.train.cots import CotsTask
+from cots_jax.train.dvae import DvaeTask
+from cots_jax.train.logging import MetricsLog
+from cots_jax.train.mesh import by_rows, make_mesh, whole
+from cots_jax.train.progress import Meter, Progress
+
+MOST_SKIPPED = 20  # steps with non-finite gradients between two log lines, then the run stops
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `trained` is 0 where everything was there already."""
+
+    step: int
+    total: int
+    trained: int
+    preempted: bool
+    metrics: dict[str, float]  # of the last evaluation
+
+
+def train(config: Config, workdir: Path, stream: TextIO | None = None) -> Outcome:
+    """Trains until the config's duration, from the newest good checkpoint of the workdir.
+
+    Raises UserError for everything that the user can mend; progress goes to `stream` (stderr).
+    """
+    mesh = make_mesh(config.hardware)
+    with claimed(workdir, config), assembled(config, workdir, mesh) as task, _Preemption() as stop:
+        return _run(config, workdir, task, stop, stream)
+
+
+def _run(
+    config: Config,
+    workdir: Path,
+    task: CotsTask | DvaeTask,
+    stop: "_Preemption",
+    stream: TextIO | None,
+) -> Outcome:
+    # ------------------------------------------------------------ when what happens
+    times = task.clock
+    total = times.total_steps
+    every = {
+        name: max(1, times.steps(getattr(config, f"{name}_every"), f"config.{name}_every"))
+        for name in ("log", "evaluate", "checkpoint", "diagnose")
+    }
+
+    # ------------------------------------------------------------ state: fresh or resumed
+    state = task.fresh()
+    found = checkpoint.latest(workdir / CHECKPOINTS)
+    start, position, before = 0, None, None
+    if found is not None:
+        state = task.restored(found.path, state)
+        start, kept = found.step, checkpoint.read_fact(found.path, "data")
+        position, before = kept["iterator"], kept["clock"]
+    frozen = task.frozen()
+    clock = Clock(before)
+    progress = Progress(Meter(clock, total, start, config.batch), stream)
+    for damage in found.damaged if found else ():
+        progress.note(f"checkpoint {damage.step} is damaged and passed over: {damage.reason}")
+    if start >= total:
+        progress.note(f"{workdir} is trained to step {start} of {total}: nothing to do")
+        return Outcome(start, total, 0, False, {})
+    progress.note(
+        f"{config.name}: {'resuming at' if start else 'from'} step {start} of {total}, "
+        f"{times.pairs} pairs, batch {config.batch}, {task.mesh.size} x "
+        f"{jax.devices()[0].device_kind} ({config.hardware.row}), into {workdir}"
+    )
+
+    # ------------------------------------------------------------ data: made after the restore
+    batches = iter(task.batches())
+    if position is not None:
+        batches.set_state(position)
+    rows, everywhere = by_rows(task.mesh), whole(task.mesh)
+
+    def save(step: int, extra: dict[str, Any]) -> None:
+        with clock.span("checkpoint"):
+            log.sync()
+            facts = {
+                "facts": task.facts() | extra | {"step": step},
+                "data": {"iterator": batches.get_state(), "clock": clock.state()},
+            }
+            keep = checkpoint.Keep(config.keep)
+            checkpoint.save(workdir / CHECKPOINTS, step, task.trees(state), facts, keep=keep)
+
+    # ------------------------------------------------------------ the loop
+    log = MetricsLog(workdir, start)
+    pending: Callable[[], dict[str, float]] | None = None
+    metrics: dict[str, float] = {}
+    recall: dict[str, float] = {}
+    skipped, step = int(jax.device_get(state.skipped)), start
+    try:
+        while step < total and not stop.asked:
+            with clock.span("data"):
+                batch: Batch = jax.device_put(next(batches), rows)
+                knobs = jax.device_put(task.knobs(step), everywhere)
+            with clock.span("compile" if step == start else "step"):
+                with jax.transfer_guard("disallow"):
+                    state, measured = task.step(state, frozen, batch, knobs)
+                if step == start:
+                    jax.block_until_ready(measured)
+            step += 1
+            due = {name: step % often == 0 or step == total for name, often in every.items()}
+            # Numbers of a step are fetched while the next one runs.
+            if pending is not None:
+                with clock.span("step"):
+                    metrics = pending()
+                skipped = _not_too_many_skipped(skipped, metrics, every["log"])
+                log.write(int(metrics.pop("step")), metrics)
+                progress.update(step - 1, metrics)
+                pending = None
+            if due["log"]:
+                pending = _fetch(task, measured, step, clock, progress)
+            if due["diagnose"] or due["evaluate"] or due["checkpoint"]:
+                with clock.span("step"):  # what is still running belongs to the steps
+                    jax.block_until_ready(state.step)
+            if due["diagnose"]:
+                with clock.span("evaluation"):
+                    log.write(step, task.diagnose(state, batch, knobs))
+            if due["evaluate"]:
+                with clock.span("evaluation"):
+                    recall = task.evaluate(state)
+                log.write(step, recall)
+                progress.note(f"step {step}: {_summary(recall)}")
+            if due["checkpoint"] and step < total:
+                save(step, {})
+        if pending is not None:
+            metrics = pending()
+            log.write(int(metrics.pop("step")), metrics)
+            progress.update(step, metrics)
+        # ------------------------------------------------------------ the end
+        done = step >= total
+        save(step, task.finish(state) if done else {})
+    finally:
+        log.close()
+        progress.close()
+    return Outcome(step, total, step - start, not done, metrics | recall)
+
+
+def _fetch(
+    task: CotsTask | DvaeTask, measured: Any, step: int, clock: Clock, progress: Progress
+) -> Callable[[], dict[str, float]]:
+    rates = progress.meter.rates(step)
+
+    def fetch() -> dict[str, float]:
+        host = {name: float(value) for name, value in jax.device_get(measured).items()}
+        return task.logged(step, host) | {
+            "step": step,
+            "pairs_per_second": rates.pairs_per_second,
+            "data_wait": rates.data_wait,
+            "seconds": sum(clock.state().values()),
+        }
+
+    return fetch
+
+
+def _not_too_many_skipped(before: int, metrics: dict[str, float], since: int) -> int:
+    now = int(metrics["skipped"])
+    if now - before >= min(MOST_SKIPPED, since):
+        raise UserError(
+            f"{now - before} steps up to {int(metrics['step'])} had gradients that are not finite, "
+            "and changed nothing: lower config.optimizer.learning_rate, or look at the data"
+        )
+    return now
+
+
+def _summary(metrics: dict[str, float]) -> str:
+    """The evaluation in one line: R@1 both ways, or the tokenizer's measures."""
+    short = {name: value for name, value in metrics.items() if name.endswith("/r1")}
+    parts = []
+    for name, value in (short or metrics).items():
+        label = name.removeprefix("recall/").removesuffix("/r1").replace("image_to_text", "i2t")
+        parts.append(f"{label.replace('text_to_image', 't2i')} {value:.4g}")
+    return ", ".join(parts)
+
+
+class _Preemption:
+    """SIGTERM asks the loop to save and stop; the program then exits with 75."""
+
+    asked = False
+
+    def __enter__(self) -> "_Preemption":
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        except ValueError:  # not the main thread: whoever runs us there handles signals
+            self._before = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, number: int, frame: types.FrameType | None) -> None:
+        self.asked = True

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One COTS step: a pure function of (state, frozen, batch, knobs).
+
+Order (contract): keys from the momentum towers as found; filter statistics over the global batch,
+then its rows judged; losses against the queue as found; optimizer; momentum from the new
+parameters; enqueue. No negative carries a gradient, so a batch may be cut into pieces: all keys,
+decisions and denominators first, then gradients piece by piece, one update, one enqueue.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+
+from cots_jax.batch import Batch
+from cots_jax.config import MethodConfig, Negatives, Switch
+from cots_jax.data.masking import MaskedText, TextMasking, mask_text
+from cots_jax.data.transforms import Augmentation, augment
+from cots_jax.models.dvae import Dvae, DvaeConfig
+from cots_jax.models.two_stream import Params, TwoStream
+from cots_jax.objectives.contrastive import Rows
+from cots_jax.objectives.momentum_filter import FilterState, Judgement, judge
+from cots_jax.objectives.queue import Columns, Queue, enqueue, queue_columns
+from cots_jax.objectives.total import Losses, Terms, Tools, Views, denominators, losses
+from cots_jax.train.mesh import by_rows, row_shards, whole
+from cots_jax.train.state import State, advance, unless_broken
+
+AUGMENTATION, TEXT_MASK = 0, 1  # what a row's key is folded with
+
+
+@flax.struct.dataclass
+class Method:
+    """COTS's own part of the state."""
+
+    momentum_params: Params  # float32 always: in bf16 an EMA never moves
+    queue: Queue
+    filter: FilterState
+
+
+@flax.struct.dataclass
+class Knobs:
+    """The scheduled numbers of one step, made on the host from the step alone.
+
+    Arguments rather than constants, so that another seed or rate does not compile again.
+    """
+
+    seed: Any  # uint32
+    learning_rate: Any
+    momentum: Any  # already converted to this batch
+    weights: Terms
+    filter_warm: Any  # bool: whether the filter drops
+
+
+@flax.struct.dataclass
+class RowInputs:
+    """A batch with its rows' keys, places and weights after the filter; any b rows of it."""
+
+    batch: Batch
+    key: Key[Array, "b"]
+    row: Int[Array, "b"]
+    weight: Float[Array, "b"]
+
+
+@flax.struct.dataclass
+class Gradients:
+    """What the backward passes give, and what they were computed from."""
+
+    grads: Params
+    losses: Losses
+    denominators: Terms
+    keys: Rows
+    judgement: Judgement
+
+
+@dataclasses.dataclass(frozen=True)
+class CotsStep:
+    """The step with everything static bound; call it under `jax.jit`."""
+
+    model: TwoStream
+    method: MethodConfig
+    masking: TextMasking
+    augmentation: Augmentation
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    active: frozenset[str]
+    dvae: DvaeConfig | None = None
+    accumulate: int = 1
+
+    def __call__(
+        self, state: State, frozen: Params, batch: Batch, knobs: Knobs
+    ) -> tuple[State, dict[str, Array]]:
+        """The next state, and this step's metrics."""
+        found = self.gradients(state, frozen, batch, knobs)
+        norm = optax.global_norm(found.grads)
+        new = advance(state, found.grads, knobs.learning_rate, self.optimizer)
+        a = knobs.momentum
+        momentum_params = jax.tree.map(
+            lambda m, p: a * m + (1 - a) * p, state.method.momentum_params, new.params["towers"]
+        )
+        queue = enqueue(
+            state.method.queue,
+            found.keys.image,
+            found.keys.text,
+            batch.group_id,
+            found.judgement.keep,
+            length=self.method.queue_length,
+        )
+        new = new.replace(method=Method(momentum_params, queue, found.judgement.state))
+        finite = jnp.isfinite(norm) & jnp.isfinite(found.losses.total)
+        state = unless_broken(new, state, finite)
+        return state, self._metrics(found, batch, state, norm)
+
+    def gradients(self, state: State, frozen: Params, batch: Batch, knobs: Knobs) -> Gradients:
+        """Keys, filter, then the loss and its gradients piece by piece."""
+        b = batch.weight.shape[0]
+        step_key = jax.random.fold_in(jax.random.key(knobs.seed), state.step)
+        rows = RowInputs(batch, jax.random.split(step_key, b), jnp.arange(b), batch.weight)
+        keys = self._momentum_keys(state.method.momentum_params, rows)
+        judgement = self._judge(state.method.filter, keys, batch, knobs)
+        rows = rows.replace(weight=jnp.where(judgement.keep, batch.weight, 0))
+        columns = [queue_columns(state.method.queue)]
+        if self.method.negatives is Negatives.QUEUE_AND_BATCH:
+            columns.append(self._batch_columns(keys, batch, judgement))
+        masked = self._mask_texts(rows)
+        counts = denominators(self._views(rows, masked, with_image=False), self.model)
+        pieces = (self._cut(rows), self._cut(masked), self._cut(keys))
+
+        def piece_loss(params: Params, piece: Any) -> tuple[Array, Losses]:
+            piece_rows, piece_masked, piece_keys = piece
+            views = self._views(piece_rows, piece_masked)
+            tools = self._tools(frozen)
+            found = losses(params, tools, views, piece_keys, columns, knobs.weights, counts)
+            return found.total, found
+
+        gradient = jax.grad(piece_loss, has_aux=True)
+        first = jax.tree.map(lambda leaf: leaf[0], pieces)
+        if self.accumulate == 1:
+            grads, found = gradient(state.params, first)
+        else:
+            shape = jax.eval_shape(gradient, state.params, first)
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+
+            def add(so_far: Any, piece: Any) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, so_far, gradient(state.params, piece)), None
+
+            (grads, found), _ = jax.lax.scan(add, nothing, pieces)
+        return Gradients(grads, found, counts, keys, judgement)
+
+    def _tools(self, frozen: Params) -> Tools:
+        def tokenize(view: Array) -> Array:
+            if self.dvae is None:
+                raise ValueError("masked vision modelling without ids or an image tokenizer")
+            mean, std = (jnp.asarray(x) for x in (self.augmentation.mean, self.augmentation.std))
+            pixels = view[:, 0] * std[None, None, None] + mean[None, None, None]
+            return Dvae(self.dvae).apply({"params": frozen}, pixels, method=Dvae.encode_ids)
+
+        return Tools(self.model, self.method, self.active, tokenize, self._gather)
+
+    def _gather(self, x: Array) -> Array:
+        return jax.lax.with_sharding_constraint(x, whole(self.mesh))
+
+    def _augmented(self, rows: RowInputs) -> Array:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, AUGMENTATION))(rows.key)
+        size = self.model.config.vision.image_size
+        return augment(keys, rows.batch.image, self.augmentation, size)
+
+    def _mask_texts(self, rows: RowInputs) -> MaskedText:
+        every = self.method.masked.text_every
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, TEXT_MASK))(rows.key[::every])
+        text, length = rows.batch.text[::every], rows.batch.text_length[::every]
+        ratio = self.method.masked.text_ratio
+        return mask_text(keys, text, length, ratio=ratio, masking=self.masking)
+
+    def _views(self, rows: RowInputs, masked: MaskedText, with_image: bool = True) -> Views:
+        batch, every = rows.batch, self.method.masked.image_every
+        ids = batch.image_tokens
+        return Views(
+            image=self._augmented(rows) if with_image else jnp.zeros((1, 1, 1, 1, 3)),
+            text=batch.text,
+            text_length=batch.text_length,
+            group_id=batch.group_id,
+            row=rows.row,
+            weight=rows.weight,
+            image_mask=batch.image_mask[::every],
+            masked_text=masked,
+            image_tokens=None if ids is None else ids[::every],
+        )
+
+    def _momentum_keys(self, momentum_params: Params, rows: RowInputs) -> Rows:
+        """Momentum features of all rows, the same on every device."""
+
+        def encode(piece: RowInputs) -> Rows:
+            batch = piece.batch
+            image = self.model.encode_image(momentum_params, self._augmented(piece))
+            text = self.model.encode_text(momentum_params, batch.text, batch.text_length)
+            return Rows(image.joint, text.joint, batch.group_id, piece.row)
+
+        pieces = self._cut(rows)
+        if self.accumulate == 1:
+            first = jax.tree.map(lambda leaf: leaf[0], pieces)
+            encoded = jax.tree.map(lambda leaf: leaf[None], encode(first))
+        else:
+            encoded = jax.lax.map(encode, pieces)
+        return jax.tree.map(self._gather, jax.lax.stop_gradient(self._join(encoded)))
+
+    def _judge(self, state: FilterState, keys: Rows, batch: Batch, knobs: Knobs) -> Judgement:
+        config = self.method.filter
+        return judge(
+            state,
+            keys.image,
+            keys.text,
+            batch.source,
+            batch.weight,
+            kappa=config.kappa,
+            momentum=config.momentum,
+            reference_batch=self.method.reference_batch,
+            warm=knobs.filter_warm & jnp.asarray(config.state is Switch.ON),
+        )
+
+    def _batch_columns(self, keys: Rows, batch: Batch, judgement: Judgement) -> Columns:
+        columns = Columns(keys.image, keys.text, batch.group_id, judgement.keep, keys.row)
+        return jax.lax.with_sharding_constraint(columns, by_rows(self.mesh))
+
+    def _cut(self, tree: Any) -> Any:
+        """[b, …] -> [pieces, b / pieces, …]; every device gives rows of its own to each piece."""
+        shards, count = row_shards(self.mesh), self.accumulate
+
+        def cut(leaf: Array) -> Array:
+            parts = leaf.reshape(shards, count, -1, *leaf.shape[1:])
+            return jnp.swapaxes(parts, 0, 1).reshape(count, -1, *leaf.shape[1:])
+
+        return jax.tree.map(cut, tree)
+
+    def _join(self, tree: Any) -> Any:
+        """The inverse of `_cut`."""
+        shards, count = row_shards(self.mesh), self.accumulate
+
+        def join(leaf: Array) -> Array:
+            parts = leaf.reshape(count, shards, -1, *leaf.shape[2:])
+            return jnp.swapaxes(parts, 0, 1).reshape(-1, *leaf.shape[2:])
+
+        return jax.tree.map(join, tree)
+
+    def _metrics(
+        self, found: Gradients, batch: Batch, state: State, norm: Array
+    ) -> dict[str, Array]:
+        means = jax.tree.map(
+            lambda total, count: total / jnp.where(count > 0, count, 1),
+            found.losses.sums,
+            found.denominators,
+        )
+        metrics = {"loss": found.losses.total, "gradient_norm": norm, "skipped": state.skipped}
+        metrics |= {f"loss/{name}": getattr(means, name) for name in sorted(self.active)}
+        real = batch.weight > 0
+        for source in range(state.method.filter.count.shape[0]):
+            mine = real & (batch.source == source)
+            kept = jnp.sum(mine & found.judgement.keep) / jnp.maximum(jnp.sum(mine), 1)
+            metrics[f"kept/{source}"] = kept
+        columns = jnp.sum(state.method.queue.valid)
+        if self.method.negatives is Negatives.QUEUE_AND_BATCH:
+            columns = columns + jnp.sum(found.judgement.keep) - 1
+        metrics["columns"] = columns
+        similarity = jnp.where(real, found.judgement.similarity, 0)
+        metrics["similarity"] = jnp.sum(similarity) / jnp.maximum(jnp.sum(real), 1)
+        return metrics

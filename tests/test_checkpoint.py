@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: the same bits come back, no damage passes, no kill or full disk costs a good one."""
+
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cots_jax import checkpoint, manifest
+from cots_jax.checkpoint import Keep
+from cots_jax.errors import UserError
+
+NINE = Keep(last=9)
+
+
+def one_device() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+@flax.struct.dataclass
+class State:
+    step: jax.Array
+    opt_state: Any
+    nothing: None = None
+
+
+def make_trees(step: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(step)
+    towers = {
+        "image": {"kernel": jnp.asarray(rng.normal(size=(17, 16)), jnp.float32)},
+        "half": jnp.asarray(rng.normal(size=(5,)), jnp.bfloat16),
+        "ids": jnp.asarray(rng.integers(-9, 9, (3, 2)), jnp.int32),
+        "valid": jnp.asarray(rng.integers(0, 2, (7,)), bool),
+    }
+    training = State(jnp.int32(step), optax.adamw(1e-3).init(towers["image"]))
+    return {"towers": towers, "method": {}, "training": training}
+
+
+def save(folder: Path, *steps: int, keep: Keep = NINE) -> None:
+    for step in steps:
+        facts = {"data": {"position": step}, "facts": {"name": "ünï"}}
+        checkpoint.save(folder, step, make_trees(step), facts, keep=keep)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_same_bits(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+def assert_holds(folder: Path, step: int) -> None:
+    found = checkpoint.latest(folder)
+    assert found is not None
+    assert found.step == step
+    for name, tree in make_trees(step).items():
+        assert_same_bits(checkpoint.restore(found.path, name, tree), tree)
+    assert checkpoint.read_fact(found.path, "data") == {"position": step}
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pristine")
+    save(folder, 1, 2)
+    return folder
+
+
+@pytest.fixture
+def saved(pristine: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(pristine, tmp_path / "checkpoints")
+
+
+class TestRoundTrip:
+    def test_trees_and_facts_come_back_bit_for_bit(self, saved: Path) -> None:
+        assert_holds(saved, 2)
+        assert checkpoint.read_fact(saved / "2", "facts") == {"name": "ünï"}
+
+    def test_target_with_shardings_gives_jax_arrays(self, saved: Path) -> None:
+        towers = make_trees(2)["towers"]
+        ONE = one_device()
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=ONE), towers
+        )
+        restored = checkpoint.restore(saved / "2", "towers", target)
+        assert all(leaf.sharding == ONE for leaf in jax.tree.leaves(restored))
+        assert_same_bits(restored, towers)
+
+    def test_without_target_everything_is_numpy(self, saved: Path) -> None:
+        restored = checkpoint.restore(saved / "2", "towers")
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(restored))
+        assert_same_bits(restored, make_trees(2)["towers"])
+
+    @pytest.mark.parametrize(
+        "tree",
+        [
+            {},
+            None,
+            {"a": None, "b": {}, "c": (), "d": [jnp.ones(2), None]},
+            {"no elements": jnp.zeros((0, 4)), "one": jnp.ones(1)},
+            {"numpy": np.float32(3), "bool": np.bool_(True), "int": 5, "float": 0.1},
+            jnp.arange(3),
+            {"extremes": jnp.array([np.nan, -0.0, np.inf, 1e-45], jnp.float32)},
+        ],
+        ids=str,
+    )
+    def test_odd_trees(self, tmp_path: Path, tree: Any) -> None:
+        path = checkpoint.save(tmp_path, 0, {"odd": tree}, {}, keep=Keep())
+        expected = jax.tree.map(np.asarray, tree)
+        assert_same_bits(checkpoint.restore(path, "odd", tree), expected)
+
+    def test_negative_zero_and_nan_payloads_survive(self, tmp_path: Path) -> None:
+        bits = np.array([0x80000000, 0x7FC00001, 0xFFC12345, 1], np.uint32).view(np.float32)
+        path = checkpoint.save(tmp_path, 0, {"bits": {"x": bits}}, {}, keep=Keep())
+        assert checkpoint.restore(path, "bits")["x"].tobytes() == bits.tobytes()
+
+    def test_facts_must_be_exact_json(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            checkpoint.save(tmp_path, 0, {}, {"bad": float("nan")}, keep=Keep())
+        assert names(tmp_path) == []
+
+
+class TestMismatch:
+    def test_names_every_array_that_differs(self, saved: Path) -> None:
+        target = make_trees(2)["towers"]
+        target["half"] = jnp.zeros((5,), jnp.float32)
+        target["ids"] = jnp.zeros((3, 3), jnp.int32)
+        target["new"] = jnp.zeros(())
+        del target["valid"]
+        with pytest.raises(UserError) as error:
+            checkpoint.restore(saved / "2", "towers", target)
+        for difference in (
+            "4 of 5 arrays differ",
+            "half: saved bfloat16[5], wanted float32[5]",
+            "ids: saved int32[3, 2], wanted int32[3, 3]",
+            "new: saved nothing, wanted float32[]",
+            "valid: saved bool[7], wanted nothing",
+        ):
+            assert difference in str(error.value)
+
+    def test_what_was_never_saved(self, saved: Path) -> None:
+        with pytest.raises(UserError, match="holds no 'momentum'"):
+            checkpoint.restore(saved / "2", "momentum")
+        with pytest.raises(UserError, match=r"holds no lineage\.json"):
+            checkpoint.read_fact(saved / "2", "lineage")
+
+
+class TestDamage:
+    @pytest.mark.parametrize("seed", range(10))
+    def test_any_flipped_byte_is_noticed(self, pristine: Path, tmp_path: Path, seed: int) -> None:
+        path = shutil.copytree(pristine / "2", tmp_path / "2")
+        rng = np.random.default_rng(seed)
+        files = [file for file in path.rglob("*") if file.is_file() and file.stat().st_size]
+        for number in range(max(25, len(files))):
+            file = files[number % len(files)]
+            good = file.read_bytes()
+            bad = bytearray(good)
+            bad[rng.integers(len(bad))] ^= int(rng.integers(1, 256))
+            file.write_bytes(bad)
+            assert checkpoint.verify(path) is not None, f"{file} {good!r} {bad!r}"
+            file.write_bytes(good)
+        assert checkpoint.verify(path) is None
+
+    @pytest.mark.parametrize("harm", ["truncated", "longer", "empty", "removed"])
+    def test_any_harmed_file_is_noticed(self, saved: Path, harm: str) -> None:
+        path = saved / "2"
+        for file in [file for file in path.rglob("*") if file.is_file()]:
+            good = file.read_bytes()
+            bad = {"truncated": good[:-1], "longer": good + b"\0", "empty": b""}.get(harm)
+            file.unlink()
+            if bad is not None:
+                file.write_bytes(bad)
+            assert (checkpoint.verify(path) is None) == (bad == good), file
+            file.write_bytes(good)
+        assert checkpoint.verify(path) is None
+
+    def test_added_files_are_noticed_unless_hidden(self, saved: Path) -> None:
+        (saved / "2" / "towers" / ".DS_Store").write_bytes(b"x")
+        assert checkpoint.verify(saved / "2") is None
+        (saved / "2" / "towers" / "d" / "extra").write_bytes(b"x")
+        assert checkpoint.verify(saved / "2") == "towers/d/extra was added later"
+
+    def test_renamed_folder_is_noticed(self, saved: Path) -> None:
+        (saved / "2").rename(saved / "3")
+        assert "saved as {'step': 2}" in str(checkpoint.verify(saved / "3"))
+
+    def test_copy_under_a_name_of_its_own_is_good(self, saved: Path) -> None:
+        assert checkpoint.verify(shutil.copytree(saved / "2", saved / "best model")) is None
+
+    def test_other_format_is_named(self, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(manifest, "FORMAT", manifest.FORMAT + 1)
+        assert "is of format 1, and this version reads format 2" in str(
+            checkpoint.verify(saved / "2")
+        )
+
+    def test_damaged_newest_is_reported_and_the_one_before_taken(self, saved: Path) -> None:
+        (saved / "2" / "data.json").write_text('{"position": 3}\n')
+        found = checkpoint.latest(saved)
+        assert found is not None
+        assert found.step == 1
+        assert [one.step for one in found.damaged] == [2]
+        assert "data.json" in found.damaged[0].reason
+        assert names(saved) == ["1", "2"]
+
+    def test_no_good_one_left_is_an_error_and_not_a_new_start(self, saved: Path) -> None:
+        for step in ("1", "2"):
+            (saved / step / "manifest.json").unlink()
+        with pytest.raises(UserError, match=r"2: manifest.json is missing; 1: manifest.json is"):
+            checkpoint.latest(saved)
+
+    def test_no_checkpoint_at_all(self, tmp_path: Path) -> None:
+        assert checkpoint.latest(tmp_path) is None
+        assert checkpoint.latest(tmp_path / "absent") is None
+
+    def test_damaged_parts_are_not_read_and_others_are(self, saved: Path) -> None:
+        next((saved / "2" / "towers" / "d").iterdir()).write_bytes(b"x")
+        with pytest.raises(UserError, match=r"is damaged \(towers/d/.* has 1 bytes instead of"):
+            checkpoint.restore(saved / "2", "towers")
+        training = make_trees(2)["training"]
+        assert_same_bits(checkpoint.restore(saved / "2", "training", training), training)
+        (saved / "2" / "data.json").write_text("{}")
+        with pytest.raises(UserError, match=r"is damaged \(data.json has"):
+            checkpoint.read_fact(saved / "2", "data")
+
+
+class TestKeep:
+    def test_last_and_best(self, tmp_path: Path) -> None:
+        for step in (10, 20, 30, 40, 100):
+            save(tmp_path, step, keep=Keep(last=2, best=20 if step >= 20 else None))
+        assert names(tmp_path) == ["100", "20", "40"]
+
+    def test_best_that_was_overtaken_goes(self, tmp_path: Path) -> None:
+        save(tmp_path, 1, 2, keep=Keep(last=1, best=1))
+        save(tmp_path, 3, keep=Keep(last=1, best=3))
+        assert names(tmp_path) == ["3"]
+
+    def test_keeping_none_is_refused(self) -> None:
+        with pytest.raises(UserError, match="use 1 or more"):
+            Keep(last=0)
+
+    def test_same_step_is_exchanged(self, saved: Path) -> None:
+        trees = make_trees(2) | {"towers": make_trees(7)["towers"]}
+        checkpoint.save(saved, 2, trees, {}, keep=Keep())
+        assert names(saved) == ["1", "2"]
+        assert_same_bits(
+            checkpoint.restore(saved / "2", "towers", trees["towers"]), trees["towers"]
+        )
+
+    def test_later_steps_are_set_aside(self, saved: Path) -> None:
+        save(saved, 5, 4)
+        assert names(saved) == ["1", "2", "4", "5.aside"]
+        assert_holds(saved, 4)
+
+    def test_leftovers_of_killed_saves_go(self, saved: Path) -> None:
+        for name in ("3.saving", "1.deleted", "2.replaced"):
+            shutil.copytree(saved / "2", saved / name)
+        assert_holds(saved, 2)
+        save(saved, 3)
+        assert names(saved) == ["1", "2", "3"]
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing in the program may catch it."""
+
+
+def kill_at_call(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ends the program before the number-th renaming, or half-way through that deletion."""
+    calls = iter(range(number + 1))
+
+    def dying(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            if next(calls) == number:
+                if original is shutil.rmtree:
+                    next(file for file in Path(path).rglob("*") if file.is_file()).unlink()
+                raise KilledError
+            return original(path, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(shutil, "rmtree", dying(shutil.rmtree))
+    monkeypatch.setattr(Path, "rename", dying(Path.rename))
+
+
+class TestKilled:
+    @pytest.mark.parametrize("step", [2, 3], ids=["exchanged", "new"])
+    def test_at_every_change_of_names(
+        self, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    ) -> None:
+        for number in range(100):
+            folder = shutil.copytree(pristine, tmp_path / str(number))
+            try:
+                with monkeypatch.context() as patch:
+                    kill_at_call(patch, number)
+                    save(folder, step, keep=Keep(last=1))
+            except KilledError:
+                found = checkpoint.latest(folder)
+                assert found is not None
+                assert_holds(folder, found.step)
+                assert found.step in (2, step)
+                assert found.damaged == ()
+                save(folder, step + 1, keep=Keep(last=1))
+                assert names(folder) == [str(step + 1)]
+            else:
+                break
+        assert number >= 4
+
+    def test_at_random_moments(self, tmp_path: Path) -> None:
+        kill_randomly(tmp_path, kills=15)
+
+    @pytest.mark.slow
+    def test_at_many_random_moments(self, tmp_path: Path) -> None:
+        kill_randomly(tmp_path, kills=200)
+
+
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+from test_checkpoint import Keep, assert_holds, checkpoint, make_trees, save
+
+def work(folder, done, started):
+    last = int(done.read_text()) if done.exists() else 0
+    found = checkpoint.latest(folder)
+    step = found.step if found else 0
+    assert step in (last, last + 1), (step, last)
+    if found:
+        assert found.damaged == ()
+        assert_holds(folder, step)
+    make_trees()
+    os.write(started, b"x")
+    while True:
+        step += 1
+        save(folder, step, keep=Keep(last=2))
+        done.with_suffix(".new").write_text(str(step))
+        done.with_suffix(".new").replace(done)
+
+folder, done, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+random.seed(0)
+midway = 0
+for kill in range(kills + 1):
+    ready, started = os.pipe()
+    child = os.fork()
+    if child == 0:
+        work(folder, done, started)
+    os.close(started)
+    if os.read(ready, 1) == b"x":
+        time.sleep(random.uniform(0, 0.3))
+        os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, kill
+    midway += any(folder.glob("*.saving"))
+print(midway)
+"""
+
+
+def run(script: str, *arguments: object, **environment: str) -> str:
+    """Runs a script in a process of its own, beside this file."""
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent}", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def kill_randomly(folder: Path, kills: int) -> None:
+    """Each child checks what the killed one before it left, then saves until it is killed."""
+    midway = int(run(KILLS, folder / "checkpoints", folder / "done", kills))
+    assert midway > kills / 4
+
+
+class TestDisk:
+    def test_file_that_cannot_grow(self, saved: Path) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        big = {"towers": {"kernel": np.random.default_rng(0).normal(size=(300, 300))}}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            with pytest.raises(UserError, match=r"cannot save step 3 .*File too large.* step 2 is"):
+                checkpoint.save(saved, 3, big, {}, keep=Keep(last=1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert names(saved) == ["1", "2"]
+        assert_holds(saved, 2)
+
+    def test_full_while_the_manifest_is_written(
+        self, saved: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(path: Path) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        monkeypatch.setattr(manifest, "sync", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            save(saved, 3, keep=Keep(last=1))
+        assert names(saved) == ["1", "2"]
+        assert_holds(saved, 2)
+
+    def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match="Not a directory"):
+            save(tmp_path / "file" / "checkpoints", 1)
+
+    def test_errors_of_the_caller_stay_what_they_are(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="Unsupported data type") as error:
+            checkpoint.save(tmp_path, 1, {"a": {"b": object()}}, {}, keep=Keep())
+        assert not isinstance(error.value, UserError)
+
+
+MESH = """
+import sys
+from pathlib import Path
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from test_checkpoint import Keep, assert_same_bits, checkpoint
+rows, out = Path(sys.argv[1]), Path(sys.argv[2])
+assert jax.device_count() == 8
+mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+spread = NamedSharding(mesh, PartitionSpec("data", "fsdp"))
+target = {"keys": jax.ShapeDtypeStruct((16, 8), "float32", sharding=spread)}
+restored = checkpoint.restore(rows, "method", target)
+assert restored["keys"].sharding == spread
+assert len({str(shard.index) for shard in restored["keys"].addressable_shards}) == 8
+assert_same_bits(restored, checkpoint.restore(rows, "method"))
+checkpoint.save(out, 1, {"method": restored}, {}, keep=Keep())
+"""
+
+
+def test_saved_on_one_device_restored_on_eight_and_back(tmp_path: Path) -> None:
+    ONE = one_device()
+    keys = jax.device_put(np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32), ONE)
+    path = checkpoint.save(tmp_path / "one", 1, {"method": {"keys": keys}}, {}, keep=Keep())
+    flags = "--xla_force_host_platform_device_count=8"
+    run(MESH, path, tmp_path / "eight", XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    restored = checkpoint.restore(tmp_path / "eight" / "1", "method", {"keys": keys})
+    assert restored["keys"].sharding == ONE
+    assert_same_bits(restored, {"keys": keys})
