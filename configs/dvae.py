@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(names: str = "") -> ConfigDict:
-    """Variants: `emoji` (32 px, default), `flickr8k` (96 px)."""
-    _, row = split_names(names, ("emoji", "flickr8k"))
+    """Variants: `emoji` (32 px, default), `flickr8k` (64 px)."""
+    variant, row = split_names(names, ("emoji", "flickr8k"))
     config = ConfigDict()
     config.task = "dvae"
     config.seed = 0
@@ -36,7 +36,7 @@ def get_config(names: str = "") -> ConfigDict:
     )
     config.dvae = ConfigDict(
         {
-            "gumbel_temperature": "1 @ 0%, 0.2 @ 100%",
+            "gumbel_temperature": "1 @ 0%, cosine 0.2 @ 80%",
             "kl_weight": "1",
             "usage_weight": "100",
         }
@@ -48,4 +48,23 @@ def get_config(names: str = "") -> ConfigDict:
         }
     )
     config.hardware = hardware(row)
+    if variant == "flickr8k":
+        config.name = "flickr8k-dvae"
+        config.model = "dvae-64-16"
+        config.data.train = "data/flickr8k#train"
+        config.data.eval = "data/flickr8k#val"
+        config.data.prepare = (
+            "python -m cots_jax.prepare pairs --captions=captions.jsonl --images=images.tar "
+            "--out=data/flickr8k"
+        )
+        config.augmentation = ConfigDict(
+            {
+                "crop": (0.5, 1.0),
+                "flip_probability": 0.5,
+                "brightness": 0.3,
+                "contrast": 0.3,
+                "saturation": 0.3,
+                "fill": 0.5,
+            }
+        )
     return config

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hardware rows: a chip kind with its settings per chip. Each value is an own choice (O).
 
-`NAME` takes the number of chips from the devices found, `NAME-N` states it. Rows beyond `cpu` have
-not been tuned on their hardware yet; they are safe starting points.
+`NAME` takes the number of chips from the devices found, `NAME-N` states it. Rows beyond those of
+the CPU have not been tuned on their hardware yet; they are safe starting points.
 """
 
 import difflib
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
 ROWS = {
     "cpu": {"precision": "float32", "scan": "off", "remat": "off"},
+    "cpu_bf16": {"precision": "bfloat16_operands", "scan": "off", "remat": "off"},
     "v4": {"precision": "bfloat16", "scan": "on", "remat": "off"},
     "v5e": {"precision": "bfloat16", "scan": "on", "remat": "on"},
     "v5p": {"precision": "bfloat16", "scan": "on", "remat": "off"},
@@ -60,6 +62,15 @@ def is_row(name: str) -> bool:
     return kind in ROWS and (not chips or (chips.isdigit() and int(chips) > 0))
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has bf16 matrix instructions: then they are up to twice as fast."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags))
+
+
 def hardware(row: str = "") -> ConfigDict:
     """The settings of a row, or of the row of the devices found."""
     if not row:
@@ -67,6 +78,8 @@ def hardware(row: str = "") -> ConfigDict:
         kind = device.device_kind.lower()
         fallback = "gpu" if device.platform == "gpu" else "cpu"
         row = next((name for word, name in KINDS.items() if word in kind), fallback)
+        if row == "cpu" and multiplies_bfloat16():
+            row = "cpu_bf16"
     kind, _, chips = row.partition("-")
     return ConfigDict(
         {

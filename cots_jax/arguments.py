@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from cots_jax.config import Config, build_config
+from cots_jax.config import Config, build_config, complete
 from cots_jax.errors import UserError, nearest
 
 
@@ -28,12 +28,16 @@ class Arguments:
 
 
 def parse_arguments(argv: Sequence[str], usage: str) -> Arguments:
-    """Reads the flags of `main`. Raises WrongUseError, or UserError from the config itself."""
+    """Reads the flags of `main`. Raises WrongUseError, or UserError from the config itself.
+
+    --help prints the usage and leaves with 0, as argparse does at the other doors.
+    """
     spec, workdir, overrides = "", "", {}
     for flag in argv:
         name, equals, value = flag.partition("=")
         if flag in ("-h", "--help"):
-            raise WrongUseError(usage)
+            print(usage)
+            sys.exit(0)
         if name == "--config" and equals:
             spec = value
         elif name == "--workdir" and equals:
@@ -47,7 +51,8 @@ def parse_arguments(argv: Sequence[str], usage: str) -> Arguments:
             )
     if not spec:
         raise WrongUseError(f"--config is missing. {usage}")
-    mapping = load_config(spec)
+    # All keys with their defaults, so that those the file leaves out can be set as well.
+    mapping = ml_collections.ConfigDict(complete(load_config(spec).to_dict()))
     for key, value in overrides.items():
         override(mapping, key, value)
     config = build_config(mapping.to_dict())
@@ -64,7 +69,10 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     get_config: Callable[[str], Any] | None = getattr(_import(path), "get_config", None)
     if get_config is None:
         raise WrongUseError(f"{file} has no function get_config(names)")
-    return get_config(names)
+    try:
+        return get_config(names)
+    except ValueError as error:  # how configs refuse a name, without importing this package
+        raise WrongUseError(f"--config={spec}: {error}") from error
 
 
 def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:

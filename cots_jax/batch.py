@@ -5,11 +5,16 @@ Shapes are static: a short batch is padded and its padded rows carry weight 0. F
 ids are int32, because JAX cuts wider integers to 32 bits without a word.
 """
 
+from typing import TYPE_CHECKING, Any
+
 import flax.struct
 from jaxtyping import Array, Bool, Float32, Int32, UInt8
 from numpy import ndarray
 
-AnyArray = Array | ndarray
+if TYPE_CHECKING:
+    AnyArray = Any  # a batch moves from host to device; types do not follow it there
+else:
+    AnyArray = Array | ndarray
 
 
 @flax.struct.dataclass

@@ -16,7 +16,7 @@ from cots_jax.errors import UserError
 def use_compilation_cache() -> None:
     """Turns the cache on, in $COTS_JAX_CACHE or the user's cache folder; `off` turns it off."""
     chosen = os.environ.get("COTS_JAX_CACHE", "")
-    if chosen == "off" or jax.config.jax_compilation_cache_dir:
+    if chosen == "off" or jax.config.values["jax_compilation_cache_dir"]:
         return
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(chosen) if chosen else root / "cots_jax" / "xla"

@@ -7,9 +7,10 @@ elsewhere or remembered, O = own choice.
 
 import dataclasses
 import enum
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cots_jax.errors import UserError, nearest
@@ -113,7 +114,6 @@ class DataConfig:
     tokenizer: str = "captions:2000"  # `captions:SIZE` trains one; else a folder or a name
     cache: str = "auto"
     threads: int = 2
-    fraction: float = 1.0  # of the training pairs, for studies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +246,11 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, JSON-able."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self, dict_factory=_plain)
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, enum.Enum) else value for key, value in items}
 
 
 def build_config(mapping: Mapping[str, Any]) -> Config:
@@ -254,6 +258,11 @@ def build_config(mapping: Mapping[str, Any]) -> Config:
     config = _build(Config, mapping, "config")
     _check(config)
     return config
+
+
+def complete(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """All keys with their defaults; each value is checked alone, not yet all of them together."""
+    return _build(Config, mapping, "config").to_dict()
 
 
 def _build(cls: type, mapping: Mapping[str, Any], path: str) -> Any:
@@ -287,7 +296,9 @@ def _value(hint: Any, value: Any, path: str) -> Any:
             options = [str(member.value) for member in hint]
             raise UserError(f"{path} = {value!r}; choose one of {', '.join(options)}") from None
     if typing.get_origin(hint) is tuple:
-        return tuple(float(item) for item in value)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise UserError(f"{path} = {value!r} should be a list of numbers")
+        return tuple(_scalar(float, item, path) for item in value)
     return _scalar(hint, value, path)
 
 
@@ -310,17 +321,29 @@ def _check(config: Config) -> None:
         "seed": (config.seed, 0, 2**31 - 1),
         "method.queue_length": (config.method.queue_length, 0, 2**27),
         "method.temperature": (config.method.temperature, 1e-3, 10.0),
+        "method.reference_batch": (config.method.reference_batch, 1, 2**27),
+        "method.column_chunk": (config.method.column_chunk, 0, 2**27),
+        "method.filter.momentum": (config.method.filter.momentum, 1e-6, 1 - 1e-9),
         "method.masked.image_ratio": (masked.image_ratio, 0.0, 0.95),
         "method.masked.text_ratio": (masked.text_ratio, 0.0, 0.95),
         "method.masked.image_every": (masked.image_every, 1, config.batch),
         "method.masked.text_every": (masked.text_every, 1, config.batch),
         "data.text_length": (config.data.text_length, 4, 4096),
-        "data.fraction": (config.data.fraction, 1e-9, 1.0),
         "keep": (config.keep, 1, 10_000),
+        "hardware.chips": (config.hardware.chips, 1, 2**20),
+        "hardware.fsdp": (config.hardware.fsdp, 1, 2**20),
+        "hardware.tensor": (config.hardware.tensor, 1, 2**20),
+        "hardware.accumulate": (config.hardware.accumulate, 1, 2**20),
     }
     for key, (value, low, high) in bounds.items():
         if not low <= value <= high:
             raise UserError(f"config.{key} = {value} must lie between {low} and {high}")
+    crop = config.augmentation.crop
+    if len(crop) not in (0, 2):
+        raise UserError(
+            f"config.augmentation.crop = {crop} should hold two numbers, the smallest and the "
+            "largest area of a crop, or none"
+        )
     check_rows(config)
 
 
@@ -339,7 +362,7 @@ def check_rows(config: Config) -> None:
     }
     if config.task is Task.COTS:
         masked = config.method.masked
-        every = max(masked.image_every, masked.text_every)
+        every = math.lcm(masked.image_every, masked.text_every)
         parts[f"every {every}-th row of the masked passes"] = every
     product = 1
     for size in parts.values():

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error("name either --workdir, or all three of --image_embeddings … --text_image")
     try:
         use_compilation_cache()
-        found = _evaluate(flags, given)
+        found = _evaluate(flags, list(filter(None, given)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

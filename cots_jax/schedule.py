@@ -27,7 +27,7 @@ class Clockwork:
 
     def steps(self, time: str, key: str = "time") -> int:
         """The step that `time` names, at least 0. Raises UserError where it cannot be read."""
-        found = _TIME.fullmatch(str(time))
+        found = _TIME.fullmatch(time)
         try:
             number = float(found.group(1)) if found else math.nan
         except ValueError:
@@ -77,6 +77,11 @@ class Schedule:
         return self.points[-1].value
 
     @property
+    def ever_zero(self) -> bool:
+        """Whether the value is 0 at any step."""
+        return any(point.value <= 0 for point in self.points)
+
+    @property
     def ever_positive(self) -> bool:
         """Whether the value is above 0 at any step."""
         return any(point.value > 0 for point in self.points)
@@ -104,6 +109,9 @@ def parse_schedule(text: str | float, clock: Clockwork, key: str) -> Schedule:
 
 def _number(text: str, whole: str | float, key: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise UserError(f"{key} = {whole!r}: {text.strip()!r} is not a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{key} = {whole!r}: {text.strip()!r} is not a finite number")
+    return number

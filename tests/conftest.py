@@ -1,11 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared fixtures: strict numerics for every test, and the development data where it is there."""
 
+import atexit
+import os
 import pathlib
+import shutil
+import tempfile
 
+import flax.struct
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A compilation cache for this test process and those it starts: whole programs compile the same
+# few steps again and again. Not shared by the workers, since JAX writes its entries in place.
+CACHE = tempfile.mkdtemp(prefix="cots_jax_test_cache_")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["COTS_JAX_CACHE"] = CACHE
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+_struct_dataclass = flax.struct.dataclass
+
+
+def _pytree_dataclass(cls):
+    """Types are checked at functions. Inside a pytree, JAX also puts shardings and bare shapes."""
+    cls.__no_type_check__ = True
+    return _struct_dataclass(cls)
+
+
+flax.struct.dataclass = _pytree_dataclass
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +40,11 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no development data beside the project (looked for {folder.name}/)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    """64 pairs through every door: prepared, tokenizer and model trained, evaluated."""
+    from tiny_world import make_tiny
+
+    return make_tiny(tmp_path_factory.mktemp("tiny"))

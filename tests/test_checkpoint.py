@@ -1,78 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: the same bits come back, no damage passes, no kill or full disk costs a good one."""
+"""Checkpoints: the same bits come back, no damage passes, no full disk costs a good one."""
 
 import errno
 import os
 import resource
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from checkpoint_cases import assert_holds, assert_same_bits, make_trees, names, one_device, save
 
 from cots_jax import checkpoint, manifest
 from cots_jax.checkpoint import Keep
 from cots_jax.errors import UserError
-
-NINE = Keep(last=9)
-
-
-def one_device() -> jax.sharding.Sharding:
-    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-
-@flax.struct.dataclass
-class State:
-    step: jax.Array
-    opt_state: Any
-    nothing: None = None
-
-
-def make_trees(step: int = 0) -> dict[str, Any]:
-    rng = np.random.default_rng(step)
-    towers = {
-        "image": {"kernel": jnp.asarray(rng.normal(size=(17, 16)), jnp.float32)},
-        "half": jnp.asarray(rng.normal(size=(5,)), jnp.bfloat16),
-        "ids": jnp.asarray(rng.integers(-9, 9, (3, 2)), jnp.int32),
-        "valid": jnp.asarray(rng.integers(0, 2, (7,)), bool),
-    }
-    training = State(jnp.int32(step), optax.adamw(1e-3).init(towers["image"]))
-    return {"towers": towers, "method": {}, "training": training}
-
-
-def save(folder: Path, *steps: int, keep: Keep = NINE) -> None:
-    for step in steps:
-        facts = {"data": {"position": step}, "facts": {"name": "ünï"}}
-        checkpoint.save(folder, step, make_trees(step), facts, keep=keep)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def assert_same_bits(actual: Any, expected: Any) -> None:
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert one.dtype == other.dtype
-        assert one.shape == other.shape
-        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
-
-
-def assert_holds(folder: Path, step: int) -> None:
-    found = checkpoint.latest(folder)
-    assert found is not None
-    assert found.step == step
-    for name, tree in make_trees(step).items():
-        assert_same_bits(checkpoint.restore(found.path, name, tree), tree)
-    assert checkpoint.read_fact(found.path, "data") == {"position": step}
 
 
 @pytest.fixture(scope="module")
@@ -275,119 +219,6 @@ class TestKeep:
         assert names(saved) == ["1", "2", "3"]
 
 
-class KilledError(BaseException):
-    """Stands for a kill: nothing in the program may catch it."""
-
-
-def kill_at_call(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Ends the program before the number-th renaming, or half-way through that deletion."""
-    calls = iter(range(number + 1))
-
-    def dying(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(path: Any, *arguments: Any, **options: Any) -> Any:
-            if next(calls) == number:
-                if original is shutil.rmtree:
-                    next(file for file in Path(path).rglob("*") if file.is_file()).unlink()
-                raise KilledError
-            return original(path, *arguments, **options)
-
-        return call
-
-    monkeypatch.setattr(shutil, "rmtree", dying(shutil.rmtree))
-    monkeypatch.setattr(Path, "rename", dying(Path.rename))
-
-
-class TestKilled:
-    @pytest.mark.parametrize("step", [2, 3], ids=["exchanged", "new"])
-    def test_at_every_change_of_names(
-        self, pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-    ) -> None:
-        for number in range(100):
-            folder = shutil.copytree(pristine, tmp_path / str(number))
-            try:
-                with monkeypatch.context() as patch:
-                    kill_at_call(patch, number)
-                    save(folder, step, keep=Keep(last=1))
-            except KilledError:
-                found = checkpoint.latest(folder)
-                assert found is not None
-                assert_holds(folder, found.step)
-                assert found.step in (2, step)
-                assert found.damaged == ()
-                save(folder, step + 1, keep=Keep(last=1))
-                assert names(folder) == [str(step + 1)]
-            else:
-                break
-        assert number >= 4
-
-    def test_at_random_moments(self, tmp_path: Path) -> None:
-        kill_randomly(tmp_path, kills=15)
-
-    @pytest.mark.slow
-    def test_at_many_random_moments(self, tmp_path: Path) -> None:
-        kill_randomly(tmp_path, kills=200)
-
-
-KILLS = """
-import os, random, signal, sys, time
-from pathlib import Path
-from test_checkpoint import Keep, assert_holds, checkpoint, make_trees, save
-
-def work(folder, done, started):
-    last = int(done.read_text()) if done.exists() else 0
-    found = checkpoint.latest(folder)
-    step = found.step if found else 0
-    assert step in (last, last + 1), (step, last)
-    if found:
-        assert found.damaged == ()
-        assert_holds(folder, step)
-    make_trees()
-    os.write(started, b"x")
-    while True:
-        step += 1
-        save(folder, step, keep=Keep(last=2))
-        done.with_suffix(".new").write_text(str(step))
-        done.with_suffix(".new").replace(done)
-
-folder, done, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-random.seed(0)
-midway = 0
-for kill in range(kills + 1):
-    ready, started = os.pipe()
-    child = os.fork()
-    if child == 0:
-        work(folder, done, started)
-    os.close(started)
-    if os.read(ready, 1) == b"x":
-        time.sleep(random.uniform(0, 0.3))
-        os.kill(child, signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, kill
-    midway += any(folder.glob("*.saving"))
-print(midway)
-"""
-
-
-def run(script: str, *arguments: object, **environment: str) -> str:
-    """Runs a script in a process of its own, beside this file."""
-    here = Path(__file__).parent
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)],
-        cwd=here,
-        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent}", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def kill_randomly(folder: Path, kills: int) -> None:
-    """Each child checks what the killed one before it left, then saves until it is killed."""
-    midway = int(run(KILLS, folder / "checkpoints", folder / "done", kills))
-    assert midway > kills / 4
-
-
 class TestDisk:
     def test_file_that_cannot_grow(self, saved: Path) -> None:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -422,34 +253,3 @@ class TestDisk:
         with pytest.raises(ValueError, match="Unsupported data type") as error:
             checkpoint.save(tmp_path, 1, {"a": {"b": object()}}, {}, keep=Keep())
         assert not isinstance(error.value, UserError)
-
-
-MESH = """
-import sys
-from pathlib import Path
-import jax
-import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from test_checkpoint import Keep, assert_same_bits, checkpoint
-rows, out = Path(sys.argv[1]), Path(sys.argv[2])
-assert jax.device_count() == 8
-mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-spread = NamedSharding(mesh, PartitionSpec("data", "fsdp"))
-target = {"keys": jax.ShapeDtypeStruct((16, 8), "float32", sharding=spread)}
-restored = checkpoint.restore(rows, "method", target)
-assert restored["keys"].sharding == spread
-assert len({str(shard.index) for shard in restored["keys"].addressable_shards}) == 8
-assert_same_bits(restored, checkpoint.restore(rows, "method"))
-checkpoint.save(out, 1, {"method": restored}, {}, keep=Keep())
-"""
-
-
-def test_saved_on_one_device_restored_on_eight_and_back(tmp_path: Path) -> None:
-    ONE = one_device()
-    keys = jax.device_put(np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32), ONE)
-    path = checkpoint.save(tmp_path / "one", 1, {"method": {"keys": keys}}, {}, keep=Keep())
-    flags = "--xla_force_host_platform_device_count=8"
-    run(MESH, path, tmp_path / "eight", XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
-    restored = checkpoint.restore(tmp_path / "eight" / "1", "method", {"keys": keys})
-    assert restored["keys"].sharding == ONE
-    assert_same_bits(restored, {"keys": keys})

@@ -49,7 +49,8 @@ class Record:
 
 def pack_record(record: Record) -> bytes:
     """The msgpack form of a record (own choice of layout: a map, so that fields can be added)."""
-    return msgpack.packb(asdict(record), use_bin_type=True)
+    packed: Any = msgpack.packb(asdict(record), use_bin_type=True)
+    return packed
 
 
 def unpack_record(packed: bytes) -> Record:

@@ -43,17 +43,19 @@ class MaskedHead(nn.Module):
     ) -> Float[Array, "b m v"]:
         """`embedding`: the tower's token embedding, tied as the output matrix where given."""
         config, width = self.config, hidden.shape[-1]
-        precision = config.transformer.precision
+        precision, std = config.transformer.precision, config.transformer.init_std
         if config.merge is Merge.ADD:
-            x = hidden + linear(width, precision, name="partner")(partner)[:, None]
+            x = hidden + linear(width, precision, init_std=std, name="partner")(partner)[:, None]
         else:
             spread = jnp.broadcast_to(partner[:, None], (*hidden.shape[:2], partner.shape[-1]))
             x = jnp.concatenate([hidden, spread.astype(hidden.dtype)], axis=-1)
-        x = activate(Activation.GELU, linear(width, precision, name="transform")(x))
+        x = activate(Activation.GELU, linear(width, precision, init_std=std, name="transform")(x))
         x = layer_norm(config.transformer.epsilon, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (config.vocabulary,))
         if embedding is None:
-            logits = linear(config.vocabulary, precision, use_bias=False, name="output")(x)
+            logits = linear(
+                config.vocabulary, precision, use_bias=False, init_std=std, name="output"
+            )(x)
         else:
             low = x.dtype if precision.value == "float32" else jnp.bfloat16
             wide = jnp.promote_types(x.dtype, jnp.float32)

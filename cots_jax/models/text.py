@@ -12,6 +12,7 @@ from cots_jax.models.transformer import (
     Norm,
     Transformer,
     TransformerConfig,
+    embedding_init,
     layer_norm,
     linear,
 )
@@ -47,7 +48,7 @@ class TextTower(nn.Module):
         """`length` counts the tokens before the padding; padding is never attended to."""
         config, width = self.config, self.config.transformer.width
         l = text.shape[1]
-        normal = nn.initializers.truncated_normal(config.transformer.init_std)
+        normal = embedding_init(config.transformer)
         words = self.param("token_embedding", normal, (config.vocabulary, width))
         position = self.param("position_embedding", normal, (config.positions, width))
         x = words[text] + position[None, :l]
@@ -66,5 +67,8 @@ class TextTower(nn.Module):
         if config.pooling is Pooling.LAST:
             last = jnp.maximum(length - 1, 0)
             cls = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-        joint = linear(config.embed_dim, config.transformer.precision, name="projection")(cls)
+        std = config.transformer.init_std
+        joint = linear(
+            config.embed_dim, config.transformer.precision, init_std=std, name="projection"
+        )(cls)
         return Encoded(x, cls, unit(joint))

@@ -8,7 +8,7 @@ Parameters are stacked [layers, …]; scanning or unrolling the stack changes no
 
 import dataclasses
 import enum
-from collections.abc import Callable
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -56,7 +56,9 @@ class TransformerConfig:
     span: Span = Span.FULL
     layer_scale: float | None = None  # initial value; None: no layer scale (BEiT has one)
     relative_bias_side: int | None = None  # grid side; one table a layer (BEiT has one)
-    init_std: float = 0.02
+    # Of kernels and embeddings; None: 1 / sqrt(inputs), since at small widths 0.02 makes Adam's
+    # steps so large beside the weights that learning stalls (own choice; BERT and ViT have 0.02).
+    init_std: float | None = 0.02
     precision: Precision = Precision.FLOAT32
     scan: Switch = Switch.OFF
     remat: Switch = Switch.OFF
@@ -75,26 +77,68 @@ def linear(
     *,
     axis: int | tuple[int, ...] = -1,
     use_bias: bool = True,
-    init_std: float = 0.02,
+    init_std: float | None = 0.02,
     name: str | None = None,
 ) -> nn.DenseGeneral:
     """A dense layer under the matmul policy: operands as named, accumulation in float32."""
-    low = None if precision is Precision.FLOAT32 else jnp.bfloat16
-    wide: Callable[..., Any] = jax.lax.dot_general
-    if precision is Precision.BFLOAT16_OPERANDS:
-
-        def wide(*args: Any, **kwargs: Any) -> Any:
-            return jax.lax.dot_general(*args, **kwargs | {"preferred_element_type": jnp.float32})
-
+    operands = precision is Precision.BFLOAT16_OPERANDS
     return nn.DenseGeneral(
         features,
         axis=axis,
         use_bias=use_bias,
-        dtype=low,
-        kernel_init=nn.initializers.truncated_normal(init_std),
-        dot_general=wide,
+        dtype=jnp.bfloat16 if precision is Precision.BFLOAT16 else None,
+        kernel_init=nn.initializers.truncated_normal(init_std)
+        if init_std
+        else nn.initializers.lecun_normal(),
+        dot_general=bfloat16_operands_dot if operands else jax.lax.dot_general,
         name=name,
     )
+
+
+def bfloat16_operands_dot(
+    x: Float[Array, "..."], kernel: Float[Array, "..."], dimensions: Any, **_: Any
+) -> Float[Array, "..."]:
+    """A product of bf16 operands with a float32 result, in the backward pass too."""
+    (contract_x, contract_kernel), _batch = dimensions
+    inner = math.prod(kernel.shape[axis] for axis in contract_kernel)
+    if tuple(contract_x) != tuple(range(x.ndim - len(contract_x), x.ndim)):
+        raise ValueError(f"contracts axes {contract_x} of {x.ndim}; only the last ones are meant")
+    outer = kernel.shape[len(contract_kernel) :]
+    product = _product(x.reshape(-1, inner), kernel.reshape(inner, -1))
+    return product.reshape(*x.shape[: x.ndim - len(contract_x)], *outer)
+
+
+@jax.custom_vjp
+def _product(x: Float[Array, "r i"], kernel: Float[Array, "i o"]) -> Float[Array, "r o"]:
+    return _low_dot("ri,io->ro", x, kernel)
+
+
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    low = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return _low_dot("ri,io->ro", *low), low
+
+
+def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    # Without the cast of the cotangent both products would run in float32, at half the speed.
+    x, kernel = saved
+    g = g.astype(jnp.bfloat16)
+    # XLA's CPU code takes twice as long for a product whose first operand lies transposed as for
+    # transposing it; the barrier keeps the transposition from being folded into the product.
+    turned = jax.lax.optimization_barrier(x.T)
+    return _low_dot("ro,io->ri", g, kernel), _low_dot("ir,ro->io", turned, g)
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def _low_dot(equation: str, a: Array, b: Array) -> Array:
+    low = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    return jnp.einsum(equation, *low, preferred_element_type=jnp.float32)
+
+
+def embedding_init(config: TransformerConfig) -> nn.initializers.Initializer:
+    """How embedding tables and single vectors of this width start."""
+    return nn.initializers.truncated_normal(config.init_std or config.width**-0.5)
 
 
 def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
@@ -102,8 +146,8 @@ def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
 
 
-def relative_index(side: int) -> Int[np.ndarray, "1+n 1+n"]:
-    """Row of the relative-position table for each token pair of a side x side grid with [CLS].
+def relative_index(side: int) -> Int[np.ndarray, "c c"]:
+    """Row of the relative-position table for each pair of the c tokens of a grid with [CLS].
 
     Table rows: (2 side - 1)^2 offsets, then [CLS] to patch, patch to [CLS], [CLS] to [CLS] (BEiT).
     """
@@ -130,7 +174,9 @@ class Attention(nn.Module):
         """`bias` is added to the logits: 0 where a key may be seen, very negative elsewhere."""
         config = self.config
         head = config.width // config.heads
-        qkv = linear((3, config.heads, head), config.precision, name="qkv")(x)
+        qkv = linear(
+            (3, config.heads, head), config.precision, init_std=config.init_std, name="qkv"
+        )(x)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         logits = jnp.einsum("bqhc,bkhc->bhqk", q * head**-0.5, k)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -144,9 +190,12 @@ class Attention(nn.Module):
             logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         mixed = jnp.einsum("bhqk,bkhc->bqhc", weights, v)
-        return linear(config.width, config.precision, axis=(-2, -1), name="out")(mixed)
+        out = linear(
+            config.width, config.precision, axis=(-2, -1), init_std=config.init_std, name="out"
+        )
+        return out(mixed)
 
-    def _relative_bias(self, side: int) -> Float[Array, "h 1+n 1+n"]:
+    def _relative_bias(self, side: int) -> Float[Array, "h c c"]:
         rows = (2 * side - 1) ** 2 + 3
         table = self.param("relative_bias", nn.initializers.zeros, (rows, self.config.heads))
         return jnp.moveaxis(table[relative_index(side)], -1, 0)
@@ -174,9 +223,10 @@ class Block(nn.Module):
 
     def _mlp(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         config = self.config
-        hidden = linear(config.mlp, config.precision, name="mlp_in")(x)
+        std = config.init_std
+        hidden = linear(config.mlp, config.precision, init_std=std, name="mlp_in")(x)
         hidden = activate(config.activation, hidden)
-        return linear(config.width, config.precision, name="mlp_out")(hidden)
+        return linear(config.width, config.precision, init_std=std, name="mlp_out")(hidden)
 
     def _scaled(self, name: str, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         if self.config.layer_scale is None:

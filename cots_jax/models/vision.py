@@ -15,6 +15,7 @@ from cots_jax.models.transformer import (
     Norm,
     Transformer,
     TransformerConfig,
+    embedding_init,
     layer_norm,
     linear,
 )
@@ -76,8 +77,9 @@ class ImageTower(nn.Module):
         config, width = self.config, self.config.transformer.width
         b, t = image.shape[:2]
         x = patches(image.reshape(b * t, *image.shape[2:]), config.patch)
-        x = linear(width, config.transformer.precision, name="patch_embedding")(x)
-        normal = nn.initializers.truncated_normal(config.transformer.init_std)
+        std = config.transformer.init_std
+        x = linear(width, config.transformer.precision, init_std=std, name="patch_embedding")(x)
+        normal = embedding_init(config.transformer)
         hidden = self.param("mask_embedding", normal, (width,))
         if mask is not None:
             x = jnp.where(mask[:, :, None], hidden[None, None].astype(x.dtype), x)
@@ -90,5 +92,7 @@ class ImageTower(nn.Module):
             x = layer_norm(config.transformer.epsilon, "final_norm")(x)
         x = x.reshape(b, t, config.tokens + 1, width)
         cls = jnp.mean(x[:, :, 0], axis=1)
-        joint = linear(config.embed_dim, config.transformer.precision, name="projection")(cls)
+        joint = linear(
+            config.embed_dim, config.transformer.precision, init_std=std, name="projection"
+        )(cls)
         return Encoded(x[:, :, 1:].reshape(b, t * config.tokens, width), cls, unit(joint))

@@ -7,6 +7,7 @@ what `contrastive.Reduced` keeps. Candidates are masked alike in both rows, beca
 pair; with none but the positive, both rows are certain and the KL is exactly 0.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -63,4 +64,4 @@ def _teach(rows: Rows, keys: Rows, teacher: Teacher, student: str) -> Rows:
     feature = getattr(rows if teacher is not Teacher.MOMENTUM else keys, side)
     if teacher is not Teacher.ONLINE:
         feature = jax.lax.stop_gradient(feature)
-    return rows.replace(**{side: jnp.asarray(feature)})
+    return dataclasses.replace(rows, **{side: jnp.asarray(feature)})

@@ -100,7 +100,7 @@ def retrieval_kl(
 
 def _view(batch: Batch) -> Array:
     # Every size here normalises with mean and deviation 0.5; see train/cots.py.
-    return batch.image.astype(jnp.float32) / 127.5 - 1
+    return jnp.asarray(batch.image, jnp.float32) / 127.5 - 1
 
 
 def _exchange(feature: Array) -> Array:

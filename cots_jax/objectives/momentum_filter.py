@@ -6,6 +6,8 @@ square of it, moved by the number of its rows in the global batch and debiased b
 pair stays when `s_i >= E - kappa * D`. First update, then judge.
 """
 
+import math
+
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -59,11 +61,11 @@ def judge(
     member = of_source.astype(similarity.dtype)
     rows = jnp.sum(member, axis=0)
     many = jnp.where(rows > 0, rows, 1)
-    decay = momentum ** (rows / reference_batch)
+    share = _share(rows, momentum, reference_batch)
 
     def moved(old: Array, values: Array) -> Array:
         mean = jnp.sum(member * values[:, None], axis=0) / many
-        return decay * old + (1 - decay) * mean
+        return old + share * (mean - old)
 
     new = FilterState(
         state.count + rows,
@@ -79,8 +81,14 @@ def filter_threshold(
     state: FilterState, kappa: float, momentum: float, reference_batch: int
 ) -> Float[Array, "s"]:
     """`E - kappa * D` of each source; -inf-like where nothing was seen."""
-    seen = 1 - momentum ** (state.count / reference_batch)
+    seen = _share(state.count, momentum, reference_batch)
     seen = jnp.where(seen > 0, seen, 1)
     mean = state.mean / seen
     variance = jnp.maximum(state.mean_square / seen - mean**2, 0)
     return jnp.where(state.count > 0, mean - kappa * jnp.sqrt(variance), -2.0)
+
+
+def _share(rows: Float[Array, "s"], momentum: float, reference_batch: int) -> Float[Array, "s"]:
+    """`1 - momentum ** (rows / reference_batch)`: how much of a mean these rows make up."""
+    # Far below 1 for few rows: written as a difference, float32 would lose the deviation D in it.
+    return -jnp.expm1(rows * (math.log(momentum) / reference_batch))

@@ -64,6 +64,7 @@ class Tools:
     model: TwoStream
     method: MethodConfig
     active: frozenset[str]  # objectives whose schedule is ever above 0; the others cost nothing
+    paused: frozenset[str]  # those whose schedule is 0 at some steps: they cost nothing then
     tokenize: Callable[[Float[Array, "r t s s 3"]], Int[Array, "r n"]]  # views -> code ids
     gather: Callable[[Float[Array, "b e"]], Float[Array, "b e"]]  # the same rows on every device
 
@@ -100,13 +101,15 @@ def losses(
         "task": lambda: _task(rows, keys, pieces, tools.method, views.weight),
     }
     zero = jnp.zeros((), rows.image.dtype)
-    sums = {
-        name: jax.lax.cond(getattr(weights, name) > 0, sum_of, lambda: zero)
-        if name in tools.active
-        else zero
-        for name, sum_of in wanted.items()
-    }
-    terms = Terms(**sums)
+
+    def sum_of(name: str) -> Float[Array, ""]:
+        if name not in tools.active:
+            return zero
+        if name not in tools.paused:
+            return wanted[name]()
+        return jax.lax.cond(getattr(weights, name) > 0, wanted[name], lambda: zero)
+
+    terms = Terms(**{name: sum_of(name) for name in OBJECTIVES})
     shares = jax.tree.map(
         lambda weight, total, count: weight * total / jnp.where(count > 0, count, 1),
         weights,
@@ -146,6 +149,8 @@ def _mvm(
     image = views.image[::every]
     ids = views.image_tokens if views.image_tokens is not None else tools.tokenize(image)
     positions = masked_positions(views.image_mask, masked_patches(model))
+    # A padded row hides no patch; reading beyond the last one would give NaN gradients.
+    positions = jnp.minimum(positions, views.image_mask.shape[1] - 1)
     seen = model.encode_image(towers, image, views.image_mask)
     hidden = gather_positions(seen.tokens, positions)
     logits = model.predict_codes(heads, hidden, partner(model, text)[::every])

@@ -33,6 +33,7 @@ from cots_jax.train.dvae import DvaeTask
 
 DVAES = {
     "dvae-32-8": DvaeConfig(32, 8, codes=128, layers=1, encoder_reach=1),
+    "dvae-64-16": DvaeConfig(64, 16, codes=512, layers=1, encoder_reach=1),
     "dvae-96-16": DvaeConfig(96, 16, codes=512, layers=1, encoder_reach=1),
     "dvae-16-8": DvaeConfig(image_size=16, patch=8, codes=16, code_dim=8, width=32, layers=1),
 }

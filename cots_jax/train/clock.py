@@ -18,7 +18,7 @@ class Clock:
 
     def __init__(
         self,
-        before: Mapping[str, float] | None = None,
+        before: Mapping[str, float | int] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now = now

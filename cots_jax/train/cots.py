@@ -28,7 +28,7 @@ from cots_jax.pretrained import ImageTokenizer
 from cots_jax.retrieval.embed import Preprocessing
 from cots_jax.retrieval.evaluation import EvaluationSet, Lineage, evaluate_set, flat
 from cots_jax.schedule import Clockwork, Schedule, parse_schedule
-from cots_jax.train.mesh import parameter_shardings, row_shards, whole
+from cots_jax.train.mesh import row_shards, state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.state import State, fresh_state
 from cots_jax.train.step import CotsStep, Knobs, Method
@@ -47,6 +47,11 @@ class Schedules:
     def active(self) -> frozenset[str]:
         """Objectives that are on at any step."""
         return frozenset(name for name, weight in self.weights.items() if weight.ever_positive)
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """Objectives that are on at some steps and off at others."""
+        return frozenset(n for n, w in self.weights.items() if w.ever_positive and w.ever_zero)
 
 
 def read_schedules(config: Config, clock: Clockwork) -> Schedules:
@@ -100,11 +105,11 @@ class CotsTask:
             optimizer=make_optimizer(config.optimizer),
             mesh=mesh,
             active=self.schedules.active,
+            paused=self.schedules.paused,
             dvae=image_tokenizer.config if image_tokenizer else None,
             accumulate=config.hardware.accumulate,
         )
         self.step = jax.jit(self._step, donate_argnums=0)
-        self._norm = jax.jit(self._tower_norm)
 
     # ---------------------------------------------------------------- state
 
@@ -124,7 +129,7 @@ class CotsTask:
             method = Method(copy, queue, empty_filter(len(self.table.sources)))
             return fresh_state(params, self._step.optimizer, method)
 
-        shardings = self._shardings(jax.eval_shape(make))
+        shardings = state_shardings(self.mesh, jax.eval_shape(make))
         return jax.jit(make, out_shardings=shardings)()
 
     def frozen(self) -> Any:
@@ -206,12 +211,16 @@ class CotsTask:
             "mvm": math.log(max(self.model.codes, 1)),
             "mlm": math.log(self.tokenizer.vocab_size),
         }
-        active = self.schedules.active
-        out |= {f"chance/{name}": value for name, value in chances.items() if name in active}
+        # The numbers are of the step before `step`; an objective that was off has none.
+        weights = self.schedules.weights
+        on = {name for name in self.schedules.active if weights[name](step - 1) > 0}
+        for name in self.schedules.active - on:
+            out.pop(f"loss/{name}", None)
+        out |= {f"chance/{name}": value for name, value in chances.items() if name in on}
         out["learning_rate"] = self.schedules.learning_rate(step)
         out["temperature"] = self.config.method.temperature
-        weights = self.schedules.weights
-        return out | {f"weight/{name}": weights[name](step) for name in sorted(active)}
+        active = sorted(self.schedules.active)
+        return out | {f"weight/{name}": weights[name](step - 1) for name in active}
 
     # ---------------------------------------------------------------- looking at it
 
@@ -228,13 +237,18 @@ class CotsTask:
         return metrics
 
     def diagnose(self, state: State, batch: Batch, knobs: Knobs) -> dict[str, float]:
-        """Share of each objective in the towers' gradient norm, at this step's weights."""
+        """Share of each objective in the towers' gradient norm, at this step's weights.
+
+        Runs the compiled step on copies of the state with one weight at a time.
+        """
         norms = {}
         for name in sorted(self.schedules.active):
             alone = {other: np.float32(0) for other in OBJECTIVES}
             alone[name] = getattr(knobs.weights, name)
-            only = jax.device_put(knobs.replace(weights=Terms(**alone)), whole(self.mesh))
-            norms[name] = float(jax.device_get(self._norm(state, self._frozen, batch, only)))
+            only = dataclasses.replace(knobs, weights=Terms(**alone))
+            only = jax.device_put(only, whole(self.mesh))
+            _, measured = self.step(jax.tree.map(jnp.copy, state), self._frozen, batch, only)
+            norms[name] = float(jax.device_get(measured["tower_gradient_norm"]))
         total = sum(norms.values())
         return {f"gradient_share/{name}": norm / total for name, norm in norms.items() if total}
 
@@ -242,25 +256,11 @@ class CotsTask:
         """Facts that only a finished run has."""
         return {}
 
-    def _tower_norm(self, state: State, frozen: Any, batch: Batch, knobs: Knobs) -> jax.Array:
-        grads = self._step.gradients(state, frozen, batch, knobs).grads["towers"]
-        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(grads)))
-
     @property
     def _frozen(self) -> Any:
         if not hasattr(self, "_frozen_params"):
             self._frozen_params = self.frozen()
         return self._frozen_params
-
-    def _shardings(self, shape: State) -> State:
-        shardings = parameter_shardings(self.mesh, shape)
-        columns = jax.sharding.NamedSharding(
-            self.mesh, jax.sharding.PartitionSpec(("data", "fsdp"))
-        )
-        queue = jax.tree.map(
-            lambda leaf: columns if leaf.ndim else whole(self.mesh), shape.method.queue
-        )
-        return shardings.replace(method=shardings.method.replace(queue=queue))
 
     def _check(self) -> None:
         method, size = self.config.method, self.model.config
@@ -293,6 +293,5 @@ class CotsTask:
 
 
 def _augmentation(config: Config) -> Augmentation:
-    keys = dataclasses.asdict(config.augmentation)
-    crop = keys.pop("crop")
-    return Augmentation(**keys, crop=tuple(crop) if crop else None)
+    fields: dict[str, Any] = dataclasses.asdict(config.augmentation)
+    return Augmentation(**fields | {"crop": fields["crop"] or None})

@@ -19,6 +19,7 @@ from cots_jax.batch import Batch, ImageBatch
 from cots_jax.config import Config
 from cots_jax.data.pipeline import PairTable, image_batches, training_batches
 from cots_jax.data.transforms import Augmentation, augment, normalise
+from cots_jax.models.apply import apply
 from cots_jax.models.dvae import Dvae, DvaeConfig
 from cots_jax.models.two_stream import Params
 from cots_jax.objectives.reconstruction import (
@@ -31,7 +32,7 @@ from cots_jax.objectives.reconstruction import (
 )
 from cots_jax.retrieval.evaluation import EvaluationSet
 from cots_jax.schedule import Clockwork, parse_schedule
-from cots_jax.train.mesh import parameter_shardings
+from cots_jax.train.mesh import state_shardings
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.state import State, advance, fresh_state, unless_broken
 
@@ -65,9 +66,8 @@ class DvaeTask:
         self.config, self.clock, self.mesh, self.table = config, clock, mesh, table
         self.evaluation, self.lineage, self.dvae = evaluation, lineage, dvae
         self.module = Dvae(dvae)
-        keys = config.augmentation
-        crop = tuple(keys.crop) or None
-        fields = dataclasses.asdict(keys) | {"crop": crop, "mean": PIXELS[0], "std": PIXELS[1]}
+        fields: dict[str, Any] = dataclasses.asdict(config.augmentation)
+        fields |= {"crop": fields["crop"] or None, "mean": PIXELS[0], "std": PIXELS[1]}
         self.augmentation = Augmentation(**fields)
         self.optimizer = make_optimizer(config.optimizer)
         texts = {
@@ -91,7 +91,7 @@ class DvaeTask:
             params = self.module.init(key, jnp.zeros((1, size, size, 3)), key)["params"]
             return fresh_state(params, self.optimizer, {})
 
-        shardings = parameter_shardings(self.mesh, jax.eval_shape(make))
+        shardings = state_shardings(self.mesh, jax.eval_shape(make))
         return jax.jit(make, out_shardings=shardings)()
 
     def frozen(self) -> Params:
@@ -145,7 +145,7 @@ class DvaeTask:
         pixels = augment(keys, batch.image, self.augmentation, self.dvae.image_size)[:, 0]
 
         def loss(params: Params) -> tuple[Array, dict[str, Array]]:
-            out = self.module.apply({"params": params}, pixels, noise_key, knobs.temperature)
+            out = apply(self.module, params, pixels, noise_key, knobs.temperature)
             parts = elbo(
                 pixels,
                 out.reconstruction,
@@ -164,9 +164,10 @@ class DvaeTask:
             }
 
         grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         new = advance(state, grads, knobs.learning_rate, self.optimizer)
         state = unless_broken(new, state, jnp.isfinite(norm) & jnp.isfinite(metrics["loss"]))
+        state = jax.lax.with_sharding_constraint(state, state_shardings(self.mesh, state))
         return state, metrics | {"gradient_norm": norm, "skipped": state.skipped}
 
     # ---------------------------------------------------------------- looking at it
@@ -193,9 +194,8 @@ class DvaeTask:
 
     def _measured(self, params: Params, image: Array, weight: Array) -> tuple[Array, ...]:
         pixels = normalise(image, *PIXELS, self.dvae.image_size)[:, 0]
-        variables = {"params": params}
-        ids = self.module.apply(variables, pixels, method=Dvae.encode_ids)
-        again = self.module.apply(variables, pixels, method=Dvae.reconstruct)
+        ids = apply(self.module, params, pixels, method=Dvae.encode_ids)
+        again = apply(self.module, params, pixels, method=Dvae.reconstruct)
         bar = shrink_and_enlarge(pixels, self.dvae.grid)
         # Ids of padded rows go to a code beyond the last one, which is cut off again.
         ids = jnp.where(weight[:, None] > 0, ids, self.dvae.codes)

@@ -2,7 +2,7 @@
 """What a run measured, for people and scripts: metrics.jsonl and TensorBoard files.
 
 A resumed run repeats its steps exactly, so what was logged after the checkpoint is cut off and
-written again; a log never holds a step twice.
+written again: the log reads as if the run had never been interrupted.
 """
 
 import contextlib
@@ -20,12 +20,17 @@ from tensorboardX.writer import Event, SessionLog
 
 from cots_jax.errors import UserError
 
+FLUSH_EVERY = (
+    15.0  # seconds between flushes of TensorBoard's file, each of which waits for the disk
+)
+
 
 class MetricsLog:
     """Appends one JSON object a logged step to `workdir/metrics.jsonl`, and TensorBoard scalars.
 
     resume_step: the step that the run goes on from, 0 for a new run; lines of later steps go.
-    Each line is handed to the operating system before `write` returns: a killed run loses none.
+    Each line is handed to the operating system before `write` returns, so a killed run loses none;
+    TensorBoard's part is safe up to the last `sync`, which is as far back as a run is resumed.
     Raises UserError when the disk refuses.
     """
 
@@ -37,8 +42,9 @@ class MetricsLog:
             cut_after(file, resume_step)
             self._lines = file.open("a", encoding="utf-8")
             self._events = _open_events(workdir / "tensorboard", resume_step)
+        self._flushed = time.monotonic()
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    def write(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """Logs the numbers of one step; NaN and infinities become null, listed in `nonfinite`."""
         values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
@@ -46,12 +52,15 @@ class MetricsLog:
             self._lines.write(to_line(step, metrics))
             self._lines.flush()
             self._events.write_event(event)
-            self._events.flush()
+            if time.monotonic() - self._flushed > FLUSH_EVERY:
+                self._events.flush()
+                self._flushed = time.monotonic()
 
     def sync(self) -> None:
-        """Waits until the lines are on the disk; before a checkpoint that would outlive them."""
+        """Waits until everything is on the disk; before a checkpoint that would outlive it."""
         with self._refusals_explained():
             os.fsync(self._lines.fileno())
+            self._events.flush()
 
     def close(self) -> None:
         with self._refusals_explained():
@@ -69,7 +78,7 @@ class MetricsLog:
             ) from error
 
 
-def to_line(step: int, metrics: Mapping[str, float]) -> str:
+def to_line(step: int, metrics: Mapping[str, float | int]) -> str:
     """One line of strict JSON with 9 significant digits, which give back any float32 exactly."""
     lost = [name for name, value in metrics.items() if not math.isfinite(value)]
     row: dict[str, Any] = {"step": step}

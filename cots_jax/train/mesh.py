@@ -57,11 +57,16 @@ def by_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
-    """A sharding for each array of a tree of parameters, momentum or optimizer moments."""
+def state_shardings(mesh: Mesh, tree: Any) -> Any:
+    """A sharding for each array of a State, or of a tree of parameters, momentum or moments.
+
+    The queue is cut by its columns over `data` and `fsdp`, everything else by RULES.
+    """
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.startswith("method/queue/") and np.ndim(leaf):
+            return by_rows(mesh)
         return NamedSharding(mesh, PartitionSpec(*_axes(mesh, name, np.shape(leaf))))
 
     return jax.tree_util.tree_map_with_path(place, tree)

@@ -3,6 +3,7 @@
 
 import collections
 import dataclasses
+import io
 import math
 import os
 import sys
@@ -52,21 +53,21 @@ class Meter:
         )
 
 
-def _ratio(amount: float, of: float) -> float:
+def _ratio(amount: float | int, of: float | int) -> float:
     return amount / of if amount > 0 and of > 0 else math.nan
 
 
 class Progress:
     """Shows a live line on a terminal, and a plain line an update elsewhere."""
 
-    def __init__(self, meter: Meter, stream: TextIO | None = None) -> None:
+    def __init__(self, meter: Meter, stream: TextIO | io.TextIOBase | None = None) -> None:
         self.meter = meter
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._line = ""
         self._recall: dict[str, float] = {}
 
-    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+    def update(self, step: int, metrics: Mapping[str, float | int]) -> None:
         """Shows this step; an R@1 stays until the next evaluation."""
         self._recall |= {name: value for name, value in metrics.items() if name.endswith("r1")}
         self._line = describe(step, self.meter.total, self.meter.rates(step), metrics)
@@ -96,7 +97,7 @@ class Progress:
         self._stream.flush()
 
 
-def describe(step: int, total: int, rates: Rates, metrics: Mapping[str, float]) -> str:
+def describe(step: int, total: int, rates: Rates, metrics: Mapping[str, float | int]) -> str:
     """One line: step, time left, pairs/s, data wait, losses over their chance levels, the rest."""
     parts = [f"step {step}/{total} {100 * step // max(total, 1)}%"]
     if math.isfinite(rates.seconds_left):
@@ -113,7 +114,7 @@ def describe(step: int, total: int, rates: Rates, metrics: Mapping[str, float]) 
     return " | ".join(parts)
 
 
-def _losses(metrics: Mapping[str, float]) -> list[str]:
+def _losses(metrics: Mapping[str, float | int]) -> list[str]:
     parts = [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
     for name, value in metrics.items():
         kind, _, term = name.partition("/")
@@ -123,7 +124,7 @@ def _losses(metrics: Mapping[str, float]) -> list[str]:
     return parts
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """9 -> 0:09, 3700 -> 1:01:40, 200000 -> 2d 7:33:20."""
     days, rest = divmod(round(seconds), 86400)
     hours, minutes, left = rest // 3600, rest // 60 % 60, rest % 60
@@ -131,7 +132,7 @@ def duration(seconds: float) -> str:
     return f"{days}d {clock}" if days else clock
 
 
-def _width(stream: TextIO) -> int:
+def _width(stream: TextIO | io.TextIOBase) -> int:
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):

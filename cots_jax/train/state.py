@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole of a run in one pytree; nothing is hidden elsewhere."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -39,7 +40,7 @@ def advance(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     updates = jax.tree.map(lambda update: -learning_rate * update, updates)
     params = optax.apply_updates(state.params, updates)
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def unless_broken(new: State, old: State, finite: jax.Array) -> State:
@@ -48,4 +49,5 @@ def unless_broken(new: State, old: State, finite: jax.Array) -> State:
     Everything else stays as it was: one NaN key would poison the queue for good.
     """
     kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-    return kept.replace(step=new.step, skipped=old.skipped + (~finite).astype(jnp.int32))
+    skipped = old.skipped + (~finite).astype(jnp.int32)
+    return dataclasses.replace(kept, step=new.step, skipped=skipped)

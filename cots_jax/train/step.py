@@ -21,13 +21,14 @@ from cots_jax.batch import Batch
 from cots_jax.config import MethodConfig, Negatives, Switch
 from cots_jax.data.masking import MaskedText, TextMasking, mask_text
 from cots_jax.data.transforms import Augmentation, augment
+from cots_jax.models.apply import apply
 from cots_jax.models.dvae import Dvae, DvaeConfig
 from cots_jax.models.two_stream import Params, TwoStream
 from cots_jax.objectives.contrastive import Rows
 from cots_jax.objectives.momentum_filter import FilterState, Judgement, judge
 from cots_jax.objectives.queue import Columns, Queue, enqueue, queue_columns
 from cots_jax.objectives.total import Losses, Terms, Tools, Views, denominators, losses
-from cots_jax.train.mesh import by_rows, row_shards, whole
+from cots_jax.train.mesh import by_rows, row_shards, state_shardings, whole
 from cots_jax.train.state import State, advance, unless_broken
 
 AUGMENTATION, TEXT_MASK = 0, 1  # what a row's key is folded with
@@ -88,6 +89,7 @@ class CotsStep:
     optimizer: optax.GradientTransformation
     mesh: Mesh
     active: frozenset[str]
+    paused: frozenset[str]
     dvae: DvaeConfig | None = None
     accumulate: int = 1
 
@@ -96,7 +98,7 @@ class CotsStep:
     ) -> tuple[State, dict[str, Array]]:
         """The next state, and this step's metrics."""
         found = self.gradients(state, frozen, batch, knobs)
-        norm = optax.global_norm(found.grads)
+        norm = optax.tree.norm(found.grads)
         new = advance(state, found.grads, knobs.learning_rate, self.optimizer)
         a = knobs.momentum
         momentum_params = jax.tree.map(
@@ -110,10 +112,13 @@ class CotsStep:
             found.judgement.keep,
             length=self.method.queue_length,
         )
-        new = new.replace(method=Method(momentum_params, queue, found.judgement.state))
+        new = dataclasses.replace(new, method=Method(momentum_params, queue, found.judgement.state))
         finite = jnp.isfinite(norm) & jnp.isfinite(found.losses.total)
-        state = unless_broken(new, state, finite)
-        return state, self._metrics(found, batch, state, norm)
+        new = unless_broken(new, state, finite)
+        # Left to XLA, small arrays come back cut otherwise: a second compilation, no donation.
+        new = jax.lax.with_sharding_constraint(new, state_shardings(self.mesh, new))
+        metrics = self._metrics(found, batch, state.method.queue, norm)
+        return new, metrics | {"skipped": new.skipped}
 
     def gradients(self, state: State, frozen: Params, batch: Batch, knobs: Knobs) -> Gradients:
         """Keys, filter, then the loss and its gradients piece by piece."""
@@ -122,7 +127,7 @@ class CotsStep:
         rows = RowInputs(batch, jax.random.split(step_key, b), jnp.arange(b), batch.weight)
         keys = self._momentum_keys(state.method.momentum_params, rows)
         judgement = self._judge(state.method.filter, keys, batch, knobs)
-        rows = rows.replace(weight=jnp.where(judgement.keep, batch.weight, 0))
+        rows = dataclasses.replace(rows, weight=jnp.where(judgement.keep, batch.weight, 0))
         columns = [queue_columns(state.method.queue)]
         if self.method.negatives is Negatives.QUEUE_AND_BATCH:
             columns.append(self._batch_columns(keys, batch, judgement))
@@ -157,9 +162,9 @@ class CotsStep:
                 raise ValueError("masked vision modelling without ids or an image tokenizer")
             mean, std = (jnp.asarray(x) for x in (self.augmentation.mean, self.augmentation.std))
             pixels = view[:, 0] * std[None, None, None] + mean[None, None, None]
-            return Dvae(self.dvae).apply({"params": frozen}, pixels, method=Dvae.encode_ids)
+            return apply(Dvae(self.dvae), frozen, pixels, method=Dvae.encode_ids)
 
-        return Tools(self.model, self.method, self.active, tokenize, self._gather)
+        return Tools(self.model, self.method, self.active, self.paused, tokenize, self._gather)
 
     def _gather(self, x: Array) -> Array:
         return jax.lax.with_sharding_constraint(x, whole(self.mesh))
@@ -247,21 +252,26 @@ class CotsStep:
         return jax.tree.map(join, tree)
 
     def _metrics(
-        self, found: Gradients, batch: Batch, state: State, norm: Array
+        self, found: Gradients, batch: Batch, queue: Queue, norm: Array
     ) -> dict[str, Array]:
+        """`queue` as the losses found it."""
         means = jax.tree.map(
             lambda total, count: total / jnp.where(count > 0, count, 1),
             found.losses.sums,
             found.denominators,
         )
-        metrics = {"loss": found.losses.total, "gradient_norm": norm, "skipped": state.skipped}
+        metrics = {
+            "loss": found.losses.total,
+            "gradient_norm": norm,
+            "tower_gradient_norm": optax.tree.norm(found.grads["towers"]),
+        }
         metrics |= {f"loss/{name}": getattr(means, name) for name in sorted(self.active)}
         real = batch.weight > 0
-        for source in range(state.method.filter.count.shape[0]):
+        for source in range(found.judgement.state.count.shape[0]):
             mine = real & (batch.source == source)
             kept = jnp.sum(mine & found.judgement.keep) / jnp.maximum(jnp.sum(mine), 1)
             metrics[f"kept/{source}"] = kept
-        columns = jnp.sum(state.method.queue.valid)
+        columns = jnp.sum(queue.valid)
         if self.method.negatives is Negatives.QUEUE_AND_BATCH:
             columns = columns + jnp.sum(found.judgement.keep) - 1
         metrics["columns"] = columns

@@ -96,15 +96,24 @@ class TestResume:
 
 
 class TestWriting:
-    def test_is_on_file_when_write_returns(self, tmp_path: Path) -> None:
+    def test_line_is_on_file_when_write_returns(self, tmp_path: Path) -> None:
         log = MetricsLog(tmp_path)
         log.write(7, {"loss": 0.5, "kept/web": 1.0})
-        assert logging.read(tmp_path / "metrics.jsonl") == [
-            {"step": 7, "loss": 0.5, "kept/web": 1.0}
-        ]
+        rows = logging.read(tmp_path / "metrics.jsonl")
+        assert rows == [{"step": 7, "loss": 0.5, "kept/web": 1.0}]
+        log.close()
+
+    def test_tensorboard_is_on_file_after_sync(self, tmp_path: Path) -> None:
+        log = MetricsLog(tmp_path)
+        log.write(7, {"loss": 0.5, "kept/web": 1.0})
+        log.sync()
         (file,) = (tmp_path / "tensorboard").iterdir()
-        values = {value.tag: value.simple_value for value in read_events(file)[-1].summary.value}
-        assert values == {"loss": 0.5, "kept/web": 1.0}
+        event = read_events(file)[-1]
+        assert event.step == 7
+        assert {one.tag: one.simple_value for one in event.summary.value} == {
+            "loss": 0.5,
+            "kept/web": 1.0,
+        }
         log.close()
 
     def test_full_disk_is_explained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +121,10 @@ class TestWriting:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         log = MetricsLog(tmp_path)
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match=r"cannot write the metrics .*No space left"):
-            log.sync()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(UserError, match=r"cannot write the metrics .*No space left"):
+                log.sync()
         log.close()
 
     def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:

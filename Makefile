@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+# make test | test-slow | demo | lint | clean. Everything is installed into .venv, nothing elsewhere.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: test test-slow lint demo clean help
+
+help:
+	@echo "make test       install, lint, check types, run the fast tests (at most 15 minutes)"
+	@echo "make test-slow  whole programs, kills and other long tests (at most 45 minutes)"
+	@echo "make demo       prepare the emoji pairs, train, evaluate: runs/demo/report.html"
+
+# The stamps depend on pyproject.toml alone: a second run installs nothing.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo-installed: pyproject.toml | $(VENV)/.made
+	@echo "installing into $(VENV): some minutes"
+	$(pip) -e '.[emoji]'
+	touch $@
+
+$(VENV)/.test-installed: pyproject.toml | $(VENV)/.made
+	@echo "installing into $(VENV): some minutes"
+	$(pip) -e '.[emoji,test,lint]'
+	touch $@ $(VENV)/.demo-installed
+
+lint: $(VENV)/.test-installed
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/pyrefly check
+
+test: lint
+	$(bin)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadgroup -q
+
+test-slow: $(VENV)/.test-installed
+	$(bin)/python -m pytest -m slow -q
+
+# Large pages for the step's buffers, where the C library and the kernel have them: a tenth faster.
+demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+# Every step looks for its own result first and does only what is missing.
+demo: $(VENV)/.demo-installed
+	$(bin)/python -m cots_jax.prepare emoji --out=data/emoji
+	$(bin)/python -m cots_jax.main --config=configs/dvae.py:emoji --workdir=runs/demo-dvae
+	$(bin)/python -m cots_jax.main --config=configs/demo.py --workdir=runs/demo
+	$(bin)/python -m cots_jax.evaluate --workdir=runs/demo
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

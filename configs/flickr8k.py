@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flickr8k from scratch: natural photographs, both towers without any pre-training.
+
+  python -m cots_jax.prepare pairs --captions=captions.jsonl --images=images.tar --out=data/flickr8k
+  python -m cots_jax.main --config=configs/dvae.py:flickr8k --workdir=runs/flickr8k-dvae
+  python -m cots_jax.main --config=configs/flickr8k.py
+  python -m cots_jax.evaluate --workdir=runs/flickr8k
+
+The size is chosen for 20 minutes on two cores. Every value is an own choice (O).
+"""
+
+from hardware import hardware, split_names
+from ml_collections import ConfigDict
+
+
+def get_config(names: str = "") -> ConfigDict:
+    """`contrastive` switches the token and task levels off."""
+    variant, row = split_names(names, ("contrastive",))
+    config = ConfigDict()
+    config.name = "flickr8k"
+    config.seed = 0
+    config.model = "photo-64"  # ViT 4 x 192 at 64 px, patch 16; BERT 2 x 192
+    config.duration = "6000 steps"
+    config.batch = 64  # pairs
+    config.checkpoint_every = "10%"
+    config.evaluate_every = "10%"
+    config.log_every = "1%"
+    config.diagnose_every = "10%"
+    config.image_tokenizer = "runs/flickr8k-dvae"
+    config.data = ConfigDict(
+        {
+            "train": "data/flickr8k#train",
+            "eval": "data/flickr8k#val",
+            "prepare": "python -m cots_jax.prepare pairs --captions=captions.jsonl "
+            "--images=images.tar --out=data/flickr8k",
+            "text_length": 20,  # tokens
+            "tokenizer": "captions:4000",  # WordPiece trained on the captions
+            "threads": 1,
+        }
+    )
+    config.augmentation = ConfigDict(
+        {
+            "crop": (0.5, 1.0),  # area of the random crop
+            "flip_probability": 0.5,
+            "brightness": 0.3,
+            "contrast": 0.3,
+            "saturation": 0.3,
+            "fill": 0.5,
+        }
+    )
+    config.method = ConfigDict(
+        {
+            "queue_length": 2048,  # pairs
+            "negatives": "queue_and_batch",
+            "temperature": 0.07,
+            "momentum": "0.99",  # a reference batch
+            "reference_batch": 64,  # pairs
+            "weight_instance": "1",
+            "weight_mvm": "0.05 @ 40%, 0 @ 80%",
+            "weight_mlm": "0.3 @ 40%, 0 @ 80%",
+            "weight_task": "0 @ 10%, 0.5 @ 40%",
+            "alignment": {"teacher": "momentum"},
+            "masked": {"text_ratio": 0.3, "text_every": 2, "image_every": 8},
+            "filter": {"kappa": 3.0, "warmup": "15%"},
+        }
+    )
+    config.optimizer = ConfigDict(
+        {"learning_rate": "0 @ 0%, 1e-3 @ 8%, cosine 0 @ 100%", "weight_decay": 0.1}
+    )
+    config.hardware = hardware(row)
+    if variant == "contrastive":
+        config.name = "flickr8k-contrastive"
+        config.image_tokenizer = ""
+        for weight in ("mvm", "mlm", "task"):
+            config.method[f"weight_{weight}"] = "0"
+    return config

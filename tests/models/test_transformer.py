@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The encoder block under every published option, against NumPy in float64."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+import quick
+
+from cots_jax.config import Precision, Switch
+from cots_jax.models.transformer import (
+    Activation,
+    Norm,
+    Span,
+    Transformer,
+    TransformerConfig,
+    relative_index,
+)
+
+SMALL = TransformerConfig(layers=2, width=8, heads=2, mlp=12, epsilon=1e-5)
+b, SIDE = 2, 2
+n = SIDE * SIDE + 1
+
+# Both places of the norm and each option at least once; BERT, ViT, CLIP and BEiT as published.
+OPTIONS = {
+    "bert": {"norm": Norm.POST, "epsilon": 1e-12},
+    "vit": {"norm": Norm.PRE, "epsilon": 1e-6},
+    "clip": {"norm": Norm.PRE, "activation": Activation.QUICK_GELU, "span": Span.CAUSAL},
+    "beit": {"norm": Norm.PRE, "layer_scale": 0.1, "relative_bias_side": SIDE},
+    "other": {"norm": Norm.POST, "activation": Activation.GELU_TANH, "layer_scale": 0.3},
+}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def random_params(config, seed=0):
+    shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((b, n, 8)))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape), shapes["params"])
+
+
+def inputs(dtype=np.float64):
+    rng = np.random.default_rng(1)
+    bias = np.zeros((b, 1, 1, n))
+    bias[0, 0, 0, 3:] = -1e9
+    return rng.normal(size=(b, n, SMALL.width)).astype(dtype), bias.astype(dtype)
+
+
+@functools.cache
+def compiled(config):
+    return quick.jit(lambda params, *args: Transformer(config).apply({"params": params}, *args))
+
+
+def layer_norm(x, p, epsilon):
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + epsilon) * p["scale"] + p["bias"]
+
+
+ACTIVATIONS = {
+    Activation.GELU: lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
+    Activation.GELU_TANH: lambda x: (
+        0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    ),
+    Activation.QUICK_GELU: lambda x: x / (1 + math.exp(-1.702 * x)),
+}
+
+
+def relative_row(i, j):
+    """Row of BEiT's table: offsets of the grid, then [CLS] as query, as key, and both."""
+    offsets = (2 * SIDE - 1) ** 2
+    if i == 0 or j == 0:
+        return offsets + (2 if i == j else 0 if i == 0 else 1)
+    (y, x), (v, u) = divmod(i - 1, SIDE), divmod(j - 1, SIDE)
+    return (y - v + SIDE - 1) * (2 * SIDE - 1) + (x - u + SIDE - 1)
+
+
+def attention(x, bias, p, config):
+    heads, width = config.heads, config.width // config.heads
+    kernel, shift = p["qkv"]["kernel"], p["qkv"]["bias"]
+    out = np.zeros_like(x)
+    for row in range(len(x)):
+        for h in range(heads):
+            q, key, value = (x[row] @ kernel[:, part, h] + shift[part, h] for part in range(3))
+            for i in range(n):
+                logits = [q[i] @ key[j] / math.sqrt(width) + bias[row, 0, 0, j] for j in range(n)]
+                if config.relative_bias_side:
+                    logits = [
+                        logit + p["relative_bias"][relative_row(i, j), h]
+                        for j, logit in enumerate(logits)
+                    ]
+                seen = i + 1 if config.span is Span.CAUSAL else n
+                weights = np.exp(oracles.log_softmax(logits[:seen]))
+                out[row, i] += weights @ value[:seen] @ p["out"]["kernel"][h]
+    return out + p["out"]["bias"]
+
+
+def oracle(x, bias, params, config):
+    activate = np.vectorize(ACTIVATIONS[config.activation])
+    for layer in range(config.layers):
+        p = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
+
+        def mlp(y, p=p):
+            hidden = activate(y @ p["mlp_in"]["kernel"] + p["mlp_in"]["bias"])
+            return hidden @ p["mlp_out"]["kernel"] + p["mlp_out"]["bias"]
+
+        def attend(y, p=p):
+            return attention(y, bias, p["attention"], config)
+
+        for branch, name in ((attend, "attention"), (mlp, "mlp")):
+            scale = p[f"{name}_scale"] if config.layer_scale is not None else 1.0
+            norm = p[f"{name}_norm"]
+            if config.norm is Norm.PRE:
+                x = x + scale * branch(layer_norm(x, norm, config.epsilon))
+            else:
+                x = layer_norm(x + scale * branch(x), norm, config.epsilon)
+    return x
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_agrees_with_the_oracle(name):
+    config = dataclasses.replace(SMALL, **OPTIONS[name])
+    params, (x, bias) = random_params(config), inputs()
+    found = compiled(config)(params, x, bias)
+    assert found.dtype == jnp.float64
+    np.testing.assert_allclose(found, oracle(x, bias, params, config), rtol=1e-10, atol=1e-12)
+
+
+def test_each_option_matters():
+    params, (x, bias) = random_params(dataclasses.replace(SMALL, **OPTIONS["beit"])), inputs()
+    outputs = []
+    for change in (
+        {},
+        {"norm": Norm.POST},
+        {"activation": Activation.QUICK_GELU},
+        {"activation": Activation.GELU_TANH},
+        {"span": Span.CAUSAL},
+        {"layer_scale": 0.1},
+        {"relative_bias_side": SIDE},
+        {"epsilon": 1e-2},
+    ):
+        config = dataclasses.replace(SMALL, **change)
+        outputs.append(oracle(x, bias, params, config))
+    for i, one in enumerate(outputs):
+        for other in outputs[:i]:
+            assert np.abs(one - other).max() > 1e-5
+
+
+def test_scanning_and_recomputing_change_neither_names_nor_results():
+    x, bias = inputs()
+    params = random_params(SMALL)
+    before = compiled(SMALL)(params, x, bias)
+    for change in ({"scan": Switch.ON}, {"scan": Switch.ON, "remat": Switch.ON}):
+        config = dataclasses.replace(SMALL, **change)
+        assert jax.tree.structure(random_params(config)) == jax.tree.structure(params)
+        np.testing.assert_allclose(compiled(config)(params, x, bias), before, rtol=1e-12)
+
+
+def test_parameters_are_stacked_by_layer_and_layers_differ():
+    params = jax.jit(Transformer(SMALL).init)(jax.random.key(0), inputs()[0])["params"]
+    assert set(params) == {"blocks"}
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(params)} == {SMALL.layers}
+    kernel = params["blocks"]["mlp_in"]["kernel"]
+    assert kernel.shape == (2, 8, 12)
+    assert np.abs(kernel[0] - kernel[1]).max() > 1e-3
+    assert 0.01 < kernel.std() < 0.03
+
+
+@pytest.mark.parametrize("precision", [Precision.BFLOAT16, Precision.BFLOAT16_OPERANDS])
+def test_lower_precision_stays_near_and_keeps_its_parameters(precision):
+    config = dataclasses.replace(SMALL, precision=precision)
+    with jax.enable_x64(False):
+        x, bias = inputs(np.float32)
+        params = jax.tree.map(np.float32, random_params(config))
+
+        @quick.jit
+        def gradient(params, x, bias):
+            def loss(params):
+                return jnp.sum(Transformer(config).apply({"params": params}, x, bias) ** 2)
+
+            return jax.grad(loss)(params)
+
+        found = np.asarray(compiled(config)(params, x, bias), np.float32)
+        grads = gradient(params, x, bias)
+    wanted = oracle(x, bias, params, SMALL)
+    assert 0 < np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {np.dtype(np.float32)}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_no_number_is_narrowed():
+    x, bias = (jnp.asarray(value) for value in inputs())
+    params = jax.tree.map(jnp.asarray, random_params(SMALL))
+
+    def loss(params):
+        return Transformer(SMALL).apply({"params": params}, x, bias).sum()
+
+    assert not oracles.downcasts(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+
+
+def test_relative_positions():
+    index = relative_index(SIDE)
+    rows = [[relative_row(i, j) for j in range(n)] for i in range(n)]
+    np.testing.assert_array_equal(index, rows)
+    assert set(relative_index(3).ravel()) == set(range(5 * 5 + 3))

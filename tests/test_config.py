@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The config: what it refuses and how it says so, and that every config file builds."""
+
+import ast
+import dataclasses
+import json
+import pathlib
+
+import pytest
+
+from cots_jax.arguments import load_config
+from cots_jax.config import (
+    Config,
+    Negatives,
+    Precision,
+    Task,
+    Teacher,
+    UserError,
+    build_config,
+)
+from cots_jax.data.specs import parse_sources
+from cots_jax.models.two_stream import SIZES
+from cots_jax.schedule import Clockwork, parse_schedule
+from cots_jax.train.assemble import DVAES
+from cots_jax.train.cots import read_schedules
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+SMALLEST = {
+    "name": "x",
+    "data": {"train": "a#train", "eval": "a#val"},
+    "model": "tiny-16",
+    "duration": "10 steps",
+    "batch": 16,
+}
+
+
+def merged(tree, **changes):
+    """`a__b=1` sets tree["a"]["b"]."""
+    out = json.loads(json.dumps(tree))
+    for path, value in changes.items():
+        *above, last = path.split("__")
+        inner = out
+        for name in above:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return out
+
+
+def build(**changes):
+    return build_config(merged(SMALLEST, **changes))
+
+
+class TestReading:
+    def test_defaults(self):
+        config = build()
+        assert config.task is Task.COTS
+        assert config.method.negatives is Negatives.QUEUE
+        assert config.method.queue_length == 12_800
+
+    def test_enums_by_their_values_and_numbers_where_they_fit(self):
+        config = build(
+            method__alignment__teacher="momentum",
+            method__momentum=0.5,
+            optimizer__clip=1,
+            augmentation__crop=[0.5, 1],
+        )
+        assert config.method.alignment.teacher is Teacher.MOMENTUM
+        assert config.method.momentum == "0.5"
+        assert config.optimizer.clip == 1.0
+        assert isinstance(config.optimizer.clip, float)
+        assert config.augmentation.crop == (0.5, 1.0)
+
+    def test_written_out_and_read_again_it_is_the_same(self):
+        config = build(
+            hardware__precision="bfloat16",
+            augmentation__crop=[0.5, 1],
+            method__negatives="queue_and_batch",
+        )
+        text = json.dumps(config.to_dict())
+        assert build_config(json.loads(text)) == config
+        assert config.hardware.precision is Precision.BFLOAT16
+
+    def test_it_cannot_be_changed(self):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            build().batch = 3
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"bach": 3}, r"unknown config key config\.bach; the nearest keys: batch"),
+            ({"method__tempreture": 1.0}, r"config\.method\.tempreture.*temperature"),
+            ({"data__zzzz": 1}, r"config\.data\.zzzz; known keys: .*text_length"),
+            ({"batch": "many"}, r"config\.batch = 'many' should be of type int"),
+            ({"batch": 16.0}, r"config\.batch = 16\.0 should be of type int"),
+            ({"batch": True}, r"config\.batch = True should be of type int"),
+            ({"optimizer__clip": "x"}, r"config\.optimizer\.clip = 'x' should be of type float"),
+            ({"optimizer": 3}, r"config\.optimizer = 3 should hold keys of its own"),
+            ({"augmentation__crop": 0.5}, r"config\.augmentation\.crop = 0\.5"),
+            ({"augmentation__crop": "0.5"}, r"config\.augmentation\.crop = '0\.5'"),
+            ({"augmentation__crop": ["a", 1]}, r"config\.augmentation\.crop = 'a'"),
+            ({"augmentation__crop": [0.5]}, r"config\.augmentation\.crop .*two"),
+            ({"task": "clip"}, r"config\.task = 'clip'; choose one of cots, dvae"),
+            ({"method__negatives": "all"}, r"choose one of queue, queue_and_batch"),
+            ({"batch": 0}, r"config\.batch = 0 must lie between 1 and"),
+            ({"seed": -1}, r"config\.seed = -1 must lie between 0"),
+            ({"method__temperature": 0.0}, r"config\.method\.temperature = 0\.0 must lie"),
+            ({"method__reference_batch": 0}, r"config\.method\.reference_batch = 0 must lie"),
+            ({"method__filter__momentum": 1.0}, r"config\.method\.filter\.momentum = 1\.0 must"),
+            ({"method__masked__text_ratio": 1.0}, r"config\.method\.masked\.text_ratio = 1\.0"),
+            ({"method__masked__image_every": 17}, r"must lie between 1 and 16"),
+            ({"hardware__fsdp": 0}, r"config\.hardware\.fsdp = 0 must lie between 1"),
+            ({"hardware__accumulate": 0}, r"config\.hardware\.accumulate = 0 must lie"),
+        ],
+    )
+    def test_it_names_the_key_and_the_remedy(self, changes, message):
+        with pytest.raises(UserError, match=message):
+            build(**changes)
+
+    def test_what_is_missing(self):
+        given = {key: value for key, value in SMALLEST.items() if key != "batch"}
+        with pytest.raises(UserError, match="config lacks batch"):
+            build_config(given)
+        with pytest.raises(UserError, match=r"config\.data lacks eval"):
+            build_config(merged(given, data={"train": "a#b"}, batch=1))
+
+
+class TestArithmetic:
+    def test_a_batch_that_does_not_divide_names_its_neighbours(self):
+        message = r"batch 1000 does not divide over data=8 x fsdp=4 .*\(32\): use 992 or 1024"
+        with pytest.raises(UserError, match=message):
+            build(batch=1000, hardware__chips=32, hardware__fsdp=4)
+
+    def test_a_batch_below_the_product_names_the_product(self):
+        with pytest.raises(UserError, match=r"use 64$"):
+            build(hardware__chips=64)
+
+    def test_pieces_and_masked_rows_count_too(self):
+        with pytest.raises(UserError, match=r"accumulate=2 x every 3-th row.*\(12\): use 12 or 24"):
+            build(hardware__chips=2, hardware__accumulate=2, method__masked__text_every=3)
+
+    def test_each_piece_holds_whole_strides_of_both_masked_passes(self):
+        """Every 2nd picture and every 3rd text: pieces of 8 rows would start amid a stride."""
+        masked = {"method__masked__image_every": 2, "method__masked__text_every": 3}
+        with pytest.raises(UserError, match=r"\(12\)"):
+            build(batch=18, hardware__accumulate=2, **masked)
+        build(batch=24, hardware__accumulate=2, **masked)
+
+    def test_the_dvae_has_no_masked_rows(self):
+        build(task="dvae", batch=5, method__masked__text_every=2)
+
+    def test_chips_that_do_not_make_a_mesh(self):
+        with pytest.raises(UserError, match="12 chips do not divide over fsdp=8 x tensor=1"):
+            build(batch=96, hardware__chips=12, hardware__fsdp=8)
+
+
+def variants():
+    """FILE:VARIANT of every file in configs/, read from its own call of split_names."""
+    for file in sorted(CONFIGS.glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            name = getattr(getattr(node, "func", None), "id", None)
+            if isinstance(node, ast.Call) and name == "split_names":
+                names = ast.literal_eval(node.args[1])
+                yield from (f"{file}:{variant}" for variant in ("", *names))
+
+
+class TestFiles:
+    def test_every_file_is_found(self):
+        files = {file.name for file in CONFIGS.glob("*.py")} - {"hardware.py"}
+        assert {pathlib.Path(spec.partition(":")[0]).name for spec in variants()} == files
+        assert len(list(variants())) > len(files)
+
+    @pytest.mark.parametrize("spec", list(variants()), ids=lambda spec: pathlib.Path(spec).name)
+    def test_it_builds_and_what_it_says_can_be_read(self, spec):
+        config = build_config(load_config(spec).to_dict())
+        assert isinstance(config, Config)
+        assert config.model in (SIZES if config.task is Task.COTS else DVAES)
+        for key in ("train", "eval", "test"):
+            if text := getattr(config.data, key):
+                assert all("#" in part for part in text.split(","))
+        assert "cots_jax.prepare" in config.data.prepare
+        clock = Clockwork(config.batch, 10_000)
+        clock = dataclasses.replace(clock, total_steps=clock.steps(config.duration, "duration"))
+        assert clock.total_steps > 0
+        for key in ("checkpoint_every", "evaluate_every", "log_every", "diagnose_every"):
+            assert clock.steps(getattr(config, key), key) > 0
+        if config.task is Task.COTS:
+            assert "instance" in read_schedules(config, clock).active
+        else:
+            for key in ("gumbel_temperature", "kl_weight", "usage_weight"):
+                parse_schedule(getattr(config.dvae, key), clock, key)
+
+    def test_every_variant_has_a_name_of_its_own(self):
+        names = [build_config(load_config(spec).to_dict()).name for spec in variants()]
+        default = [spec for spec in variants() if spec.endswith(":")]
+        assert len(set(names)) >= len(names) - len(default)
+
+    @pytest.mark.parametrize(
+        ("names", "row", "chips"), [("h100-8", "h100-8", 8), ("v5e-256", "v5e-256", 256)]
+    )
+    def test_a_hardware_row_sets_the_chips(self, names, row, chips):
+        config = build_config(load_config(f"{CONFIGS}/pretrain.py:{names}").to_dict())
+        assert (config.hardware.row, config.hardware.chips) == (row, chips)
+        assert config.hardware.precision is Precision.BFLOAT16
+
+    def test_a_variant_and_a_row_in_either_order(self):
+        one, other = (
+            build_config(load_config(f"{CONFIGS}/demo.py:{names}").to_dict())
+            for names in ("contrastive,h100-8", "h100-8,contrastive")
+        )
+        assert one == other
+        assert one.name == "demo-contrastive"
+        assert one.hardware.row == "h100-8"
+
+    def test_every_row_builds(self):
+        rows = load_rows()
+        for row in rows:
+            config = build_config(load_config(f"{CONFIGS}/tiny.py:{row}-1").to_dict())
+            assert config.hardware.row == f"{row}-1"
+
+    @pytest.mark.parametrize("names", ["contrastiv", "h10", "h100-x", "h100-0", "demo"])
+    def test_an_unknown_variant_or_row_names_the_nearest(self, names):
+        with pytest.raises(UserError, match=f"unknown variant or hardware row '{names}'"):
+            load_config(f"{CONFIGS}/demo.py:{names}")
+
+    def test_the_nearest_are_near(self):
+        with pytest.raises(UserError, match="contrastive"):
+            load_config(f"{CONFIGS}/demo.py:contrastiv")
+        with pytest.raises(UserError, match="v5e"):
+            load_config(f"{CONFIGS}/demo.py:v5-256")
+
+
+def load_rows():
+    tree = ast.parse((CONFIGS / "hardware.py").read_text())
+    (rows,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "ROWS"
+    )
+    return ast.literal_eval(rows)
+
+
+def test_a_source_without_a_split_is_refused():
+    with pytest.raises(UserError, match=r"config\.data\.train"):
+        parse_sources("data/emoji", "config.data.train", "prepare it")
