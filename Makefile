@@ -42,8 +42,6 @@ test: lint
 test-slow: $(VENV)/.test-installed
 	$(bin)/python -m pytest -m slow -q
 
-# Large pages for the step's buffers, where the C library and the kernel have them: a tenth faster.
-demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Every step looks for its own result first and does only what is missing.
 demo: $(VENV)/.demo-installed
 	$(bin)/python -m cots_jax.prepare emoji --out=data/emoji

@@ -20,13 +20,14 @@ def get_config(names: str = "") -> ConfigDict:
     config.name = "demo"
     config.seed = 0
     config.model = "emoji-32"  # ViT 4 x 128 at 32 px, patch 8; BERT 2 x 128
-    config.duration = "3400 steps"  # fixed, so that every machine trains the same model
+    config.duration = "6000 steps"  # fixed, so that every machine trains the same model
     config.batch = 64  # pairs; smaller batches with more steps did better at equal pictures
     config.checkpoint_every = "10%"
     config.evaluate_every = "10%"
     config.log_every = "1%"
     config.diagnose_every = "5%"
     config.image_tokenizer = "runs/demo-dvae"
+    config.image_tokenizer_config = "configs/dvae.py:emoji"
     config.data = ConfigDict(
         {
             "train": "data/emoji#train",

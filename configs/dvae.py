@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(names: str = "") -> ConfigDict:
-    """Variants: `emoji` (32 px, default), `flickr8k` (64 px)."""
+    """Variants: `emoji` (32 px, default), `flickr8k`."""
     variant, row = split_names(names, ("emoji", "flickr8k"))
     config = ConfigDict()
     config.task = "dvae"
@@ -50,7 +50,6 @@ def get_config(names: str = "") -> ConfigDict:
     config.hardware = hardware(row)
     if variant == "flickr8k":
         config.name = "flickr8k-dvae"
-        config.model = "dvae-64-16"
         config.data.train = "data/flickr8k#train"
         config.data.eval = "data/flickr8k#val"
         config.data.prepare = (

@@ -19,14 +19,15 @@ def get_config(names: str = "") -> ConfigDict:
     config = ConfigDict()
     config.name = "flickr8k"
     config.seed = 0
-    config.model = "photo-64"  # ViT 4 x 192 at 64 px, patch 16; BERT 2 x 192
-    config.duration = "6000 steps"
+    config.model = "photo-32"  # ViT 4 x 128 at 32 px, patch 8; BERT 2 x 128
+    config.duration = "7000 steps"
     config.batch = 64  # pairs
     config.checkpoint_every = "10%"
     config.evaluate_every = "10%"
     config.log_every = "1%"
     config.diagnose_every = "10%"
     config.image_tokenizer = "runs/flickr8k-dvae"
+    config.image_tokenizer_config = "configs/dvae.py:flickr8k"
     config.data = ConfigDict(
         {
             "train": "data/flickr8k#train",
@@ -56,9 +57,9 @@ def get_config(names: str = "") -> ConfigDict:
             "momentum": "0.99",  # a reference batch
             "reference_batch": 64,  # pairs
             "weight_instance": "1",
-            "weight_mvm": "0.05 @ 40%, 0 @ 80%",
-            "weight_mlm": "0.3 @ 40%, 0 @ 80%",
-            "weight_task": "0 @ 10%, 0.5 @ 40%",
+            "weight_mvm": "0.05 @ 60%, 0 @ 60%",
+            "weight_mlm": "0.3 @ 30%, 0.1 @ 60%, 0 @ 60%",
+            "weight_task": "0 @ 10%, 0.2 @ 10%, 0.5 @ 40%",
             "alignment": {"teacher": "momentum"},
             "masked": {"text_ratio": 0.3, "text_every": 2, "image_every": 8},
             "filter": {"kappa": 3.0, "warmup": "15%"},

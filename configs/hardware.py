@@ -40,20 +40,24 @@ KINDS = {
 
 
 def split_names(names: str, variants: tuple[str, ...]) -> tuple[str, str]:
-    """(variant, row) out of the comma list behind the colon of `--config`; "" where absent."""
-    variant = row = ""
+    """(variant, row) out of the comma list behind the colon of `--config`; "" where absent.
+
+    ValueError for a name that is neither, and for a second one of a kind.
+    """
+    found: dict[str, str] = {}
     for name in filter(None, names.split(",")):
-        if name in variants:
-            variant = name
-        elif is_row(name):
-            row = name
+        if name in variants or is_row(name):
+            kind = "variant" if name in variants else "hardware row"
+            if kind in found:
+                raise ValueError(f"{found[kind]!r} and {name!r}: name one {kind} only")
+            found[kind] = name
         else:
             known = [*variants, *ROWS]
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
             raise ValueError(
                 f"unknown variant or hardware row {name!r}; nearest: {', '.join(close)}"
             )
-    return variant, row
+    return found.get("variant", ""), found.get("hardware row", "")
 
 
 def is_row(name: str) -> bool:

@@ -9,12 +9,14 @@ Other names in the folder: `STEP.replaced` (being exchanged for a newer save of 
 good), `STEP.deleted` (on its way out), `STEP.aside` (of a later step than the run went on from).
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,11 +121,45 @@ def _orbax() -> Iterator[ocp.Checkpointer]:
     """An Orbax checkpointer that keeps its notes to itself; its errors are raised all the same."""
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.FATAL)
+    handler = ocp.PyTreeCheckpointHandler()
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with _nothing_left_running(), ocp.Checkpointer(handler) as checkpointer:
             yield checkpointer
     finally:
         absl.logging.set_verbosity(verbosity)
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """An event loop that lets what it has begun end before it closes."""
+
+    def close(self) -> None:
+        if not self.is_closed():
+            self.run_until_complete(_all_done())
+        super().close()
+
+
+async def _all_done() -> None:
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _nothing_left_running() -> Iterator[None]:
+    """Waits for all of Orbax's writes, also where one of them was refused.
+
+    Orbax raises the first refusal and closes its event loops, each in a thread, while TensorStore
+    goes on writing: into a folder that we then remove, and with a traceback for each write that
+    finds its loop closed.
+    """
+    before = asyncio.new_event_loop
+    asyncio.new_event_loop = _PatientLoop
+    try:
+        yield
+    finally:
+        for thread in threading.enumerate():
+            if type(thread).__module__.startswith("orbax."):
+                threading.Thread.join(thread)  # its own `join` would raise once more
+        asyncio.new_event_loop = before
 
 
 @contextlib.contextmanager

@@ -102,6 +102,14 @@ class Switch(enum.StrEnum):
     OFF = "off"
 
 
+class Cache(enum.StrEnum):
+    """Where decoded pictures and token ids wait for their batch."""
+
+    MEMORY = "memory"  # all decoded once: a batch is a copy
+    NONE = "none"  # read and decoded for every batch
+    AUTO = "auto"  # memory where the pictures take less than 2 GiB
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Prepared folders as `FOLDER#SPLIT`, several joined by commas."""
@@ -112,7 +120,7 @@ class DataConfig:
     prepare: str = ""  # the command that makes the folders, for the error where they are missing
     text_length: int = 80
     tokenizer: str = "captions:2000"  # `captions:SIZE` trains one; else a folder or a name
-    cache: str = "auto"
+    cache: Cache = Cache.AUTO
     threads: int = 2
 
 
@@ -203,7 +211,7 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.98
     epsilon: float = 1e-8
-    clip: float = 1.0
+    clip: float = 1.0  # of the gradient's norm; 0: none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +245,7 @@ class Config:
     diagnose_every: str = "5%"  # gradient shares of the objectives
     keep: int = 2  # checkpoints
     image_tokenizer: str = ""  # a trained dVAE workdir, for MVM ids made online
+    image_tokenizer_config: str = ""  # the `--config` that trains it, for the error without it
     evaluation_towers: Towers = Towers.ONLINE
     augmentation: AugmentationConfig = AugmentationConfig()
     method: MethodConfig = MethodConfig()
@@ -315,20 +324,40 @@ def _scalar(hint: Any, value: Any, path: str) -> Any:
 
 
 def _check(config: Config) -> None:
-    masked = config.method.masked
+    _check_bounds(config)
+    _check_schedules(config)
+    crop = config.augmentation.crop
+    if len(crop) not in (0, 2):
+        raise UserError(
+            f"config.augmentation.crop = {crop} should hold two numbers, the smallest and the "
+            "largest area of a crop, or none"
+        )
+    check_rows(config)
+
+
+def _check_bounds(config: Config) -> None:
+    method, masked, optimizer = config.method, config.method.masked, config.optimizer
     bounds = {
         "batch": (config.batch, 1, 2**20),
         "seed": (config.seed, 0, 2**31 - 1),
-        "method.queue_length": (config.method.queue_length, 0, 2**27),
-        "method.temperature": (config.method.temperature, 1e-3, 10.0),
-        "method.reference_batch": (config.method.reference_batch, 1, 2**27),
-        "method.column_chunk": (config.method.column_chunk, 0, 2**27),
-        "method.filter.momentum": (config.method.filter.momentum, 1e-6, 1 - 1e-9),
+        "method.queue_length": (method.queue_length, 0, 2**27),
+        "method.temperature": (method.temperature, 1e-3, 10.0),
+        "method.reference_batch": (method.reference_batch, 1, 2**27),
+        "method.column_chunk": (method.column_chunk, 0, 2**27),
+        "method.alignment.temperature": (method.alignment.temperature, 0.0, 10.0),
+        "method.filter.kappa": (method.filter.kappa, 1e-3, 1e6),
+        "method.filter.momentum": (method.filter.momentum, 1e-6, 1 - 1e-9),
         "method.masked.image_ratio": (masked.image_ratio, 0.0, 0.95),
         "method.masked.text_ratio": (masked.text_ratio, 0.0, 0.95),
         "method.masked.image_every": (masked.image_every, 1, config.batch),
         "method.masked.text_every": (masked.text_every, 1, config.batch),
+        "optimizer.weight_decay": (optimizer.weight_decay, 0.0, 1e6),
+        "optimizer.b1": (optimizer.b1, 0.0, 1 - 1e-9),
+        "optimizer.b2": (optimizer.b2, 0.0, 1 - 1e-9),
+        "optimizer.epsilon": (optimizer.epsilon, 1e-30, 1.0),
+        "optimizer.clip": (optimizer.clip, 0.0, 1e6),
         "data.text_length": (config.data.text_length, 4, 4096),
+        "data.threads": (config.data.threads, 1, 1024),
         "keep": (config.keep, 1, 10_000),
         "hardware.chips": (config.hardware.chips, 1, 2**20),
         "hardware.fsdp": (config.hardware.fsdp, 1, 2**20),
@@ -338,13 +367,47 @@ def _check(config: Config) -> None:
     for key, (value, low, high) in bounds.items():
         if not low <= value <= high:
             raise UserError(f"config.{key} = {value} must lie between {low} and {high}")
-    crop = config.augmentation.crop
-    if len(crop) not in (0, 2):
+
+
+def _check_schedules(config: Config) -> None:
+    """The values of every schedule; their times can be read only with the data at hand."""
+    method, dvae = config.method, config.dvae
+    weights = {
+        "method.weight_instance": method.weight_instance,
+        "method.weight_mvm": method.weight_mvm,
+        "method.weight_mlm": method.weight_mlm,
+        "method.weight_task": method.weight_task,
+    }
+    bounds = {
+        "optimizer.learning_rate": (config.optimizer.learning_rate, 0.0, 1e6),
+        "method.momentum": (method.momentum, 0.0, 1.0),
+        **{key: (text, 0.0, 1e6) for key, text in weights.items()},
+        "dvae.gumbel_temperature": (dvae.gumbel_temperature, 1e-3, 1e6),
+        "dvae.kl_weight": (dvae.kl_weight, 0.0, 1e6),
+        "dvae.usage_weight": (dvae.usage_weight, 0.0, 1e6),
+    }
+    for key, (text, low, high) in bounds.items():
+        for value in _values(text):
+            if not low <= value <= high:
+                raise UserError(
+                    f"config.{key} = {text!r}: every value must lie between {low} and {high}, and "
+                    f"{value} does not"
+                )
+    if config.task is Task.COTS and not any(v for text in weights.values() for v in _values(text)):
         raise UserError(
-            f"config.augmentation.crop = {crop} should hold two numbers, the smallest and the "
-            "largest area of a crop, or none"
+            f"config.{', config.'.join(weights)} are all 0, so nothing would be trained: set one"
         )
-    check_rows(config)
+
+
+def _values(schedule: str) -> list[float]:
+    """The finite values in the text of a schedule; what is not one, parse_schedule refuses."""
+    values = []
+    for part in schedule.split(","):
+        try:
+            values.append(float(part.partition("@")[0].split()[-1]))
+        except (ValueError, IndexError):
+            continue
+    return [value for value in values if math.isfinite(value)]
 
 
 def check_rows(config: Config) -> None:

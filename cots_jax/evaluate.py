@@ -2,7 +2,7 @@
 """Evaluates a trained folder: `python -m cots_jax.evaluate --workdir=runs/demo`.
 
 Or anybody's vectors by the same protocol:
-`--image_embeddings=I.npy --text_embeddings=T.npy --text_image=M.npy --out=DIR`.
+`--image_embeddings=I.npy --text_embeddings=T.npy --text_image=M.npy [--out=I_evaluation]`.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cots_jax.compilation_cache import use_compilation_cache
+from cots_jax.config import Switch
 from cots_jax.errors import UserError
 from cots_jax.offline import Evaluation, evaluate_embeddings, evaluate_folder
 from cots_jax.retrieval.embeddings_io import load_embeddings
@@ -23,7 +24,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m cots_jax.evaluate", description=__doc__)
     parser.add_argument("--model", "--workdir", dest="model", help="a training folder")
     parser.add_argument("--data", default="", help="FOLDER#SPLIT, …; default: the run's own sets")
-    parser.add_argument("--out", help="where results.json and report.html go; default: the folder")
+    parser.add_argument("--out", type=Path, help="folder; default: the run, or I_evaluation")
+    parser.add_argument("--again", action="store_true", help="evaluate what is evaluated already")
     parser.add_argument("--json", action="store_true", help="results.json on standard output")
     for name in ("image_embeddings", "text_embeddings", "text_image"):
         parser.add_argument(f"--{name}", help=".npy file")
@@ -37,22 +39,20 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for check in found.levels:
-        print(f"{'ok ' if check.alive else 'NOT'} {check.name}: {check.value}", file=sys.stderr)
+    for note in found.notes():
+        print(note, file=sys.stderr)
     print(json.dumps(results_json(found.results)) if flags.json else table(found.results))
-    if found.report:
-        print(f"report: {found.report}", file=sys.stderr)
+    print(f"{found.file.stem}: {found.file}", file=sys.stderr)
     return 0
 
 
 def _evaluate(flags: argparse.Namespace, given: list[str]) -> Evaluation:
     if flags.model:
-        return evaluate_folder(
-            Path(flags.model), flags.data, Path(flags.out) if flags.out else None
-        )
-    embeddings = load_embeddings(*(Path(file) for file in given))
-    out = Path(flags.out or ".")
-    return evaluate_embeddings(embeddings, Path(flags.image_embeddings).stem, out)
+        again = Switch.ON if flags.again else Switch.OFF
+        return evaluate_folder(Path(flags.model), flags.data, flags.out, again)
+    files = [Path(file) for file in given]
+    out = flags.out or files[0].with_name(f"{files[0].stem}_evaluation")
+    return evaluate_embeddings(load_embeddings(*files), files[0].stem, out)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 """Offline evaluation of a trained folder: numbers with their protocol, levels, examples, report."""
 
 import dataclasses
+import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,10 @@ import numpy as np
 from jaxtyping import Array
 
 from cots_jax.batch import Batch
+from cots_jax.config import Switch
 from cots_jax.data.masking import TextMasking
 from cots_jax.data.pipeline import Source, paired_evaluation_batches
+from cots_jax.data.records import read_facts
 from cots_jax.data.specs import parse_sources
 from cots_jax.errors import UserError
 from cots_jax.models.apply import apply
@@ -29,25 +33,63 @@ from cots_jax.retrieval.metrics_log import curves_from_metrics
 from cots_jax.retrieval.pictures import ExampleSet
 from cots_jax.retrieval.protocols import Result, describe_set, make_result, write_results
 from cots_jax.retrieval.report import LevelCheck, write_report
+from cots_jax.retrieval.stored import (
+    REPORT,
+    RESULTS,
+    refuse_foreign,
+    store_results,
+    stored_results,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found."""
+    """What `evaluate` found, and the file to look at."""
 
     results: list[Result]
     levels: list[LevelCheck]
-    report: Path | None
+    file: Path
+    before: str = ""  # what was found evaluated already; empty: it was done now
+
+    def notes(self) -> list[str]:
+        """What to say beside the table."""
+        checks = [f"{'ok ' if c.alive else 'NOT'} {c.name}: {c.value}" for c in self.levels]
+        return [f"already evaluated: {self.before}", *checks] if self.before else checks
 
 
-def evaluate_folder(folder: Path, data: str = "", out: Path | None = None) -> Evaluation:
+def evaluate_folder(
+    folder: Path, data: str = "", out: Path | None = None, again: Switch = Switch.OFF
+) -> Evaluation:
     """Evaluates the newest good checkpoint on `data` (FOLDER#SPLIT, …), by default on its own sets.
 
-    Writes results.json and report.html into `out` (default: the folder). Raises UserError.
+    Writes report.html and results.json into `out` (default: the folder), unless they are there
+    already, made from the same checkpoint and data. Raises UserError.
     """
+    out = out or folder
+    refuse_foreign(out)
     opened = Pretrained.load(folder)
     sources = _sources(opened, data)
-    out = out or folder
+    made_from = _made_from(opened, sources)
+    stored = None if again is Switch.ON else stored_results(out, made_from)
+    if stored is not None:
+        before = f"{folder} at step {opened.step} (--again evaluates once more)"
+        return Evaluation(stored, [], out / REPORT, before)
+    evaluation = _evaluate(folder, opened, sources, out / REPORT)
+    store_results(out, evaluation.results, made_from)
+    return evaluation
+
+
+def _made_from(opened: Pretrained, sources: list[Source]) -> dict[str, Any]:
+    """All that the numbers depend on but the machine."""
+    try:
+        version = importlib.metadata.version("cots_jax")
+    except importlib.metadata.PackageNotFoundError:  # run from a copy that was not installed
+        version = "unknown"
+    prints = [f"{s.folder}#{s.split} {read_facts(s.folder)['fingerprint']}" for s in sources]
+    return {"version": version, "data": prints, **opened.identity()}
+
+
+def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: Path) -> Evaluation:
     size, length = opened.preprocessing.size, opened.config.data.text_length
     results, levels, examples, distances = [], [], [], {}
     with open_sets(sources, opened.tokenizer, size=size, length=length) as sets:
@@ -59,11 +101,9 @@ def evaluate_folder(folder: Path, data: str = "", out: Path | None = None) -> Ev
             levels += check_levels(opened, folder, chosen)
             examples += _examples(chosen, scored)
             distances[chosen.name] = task_distance(opened, scored)
-    out.mkdir(parents=True, exist_ok=True)
-    write_results(out / "results.json", results)
     log = folder / "metrics.jsonl"
     write_report(
-        out / "report.html",
+        report,
         title=opened.config.name,
         summary_facts=_facts(opened, folder) | {"KL of the two tasks": _distances(distances)},
         results=results,
@@ -71,11 +111,12 @@ def evaluate_folder(folder: Path, data: str = "", out: Path | None = None) -> Ev
         examples=examples,
         levels=levels,
     )
-    return Evaluation(results, levels, out / "report.html")
+    return Evaluation(results, levels, report)
 
 
 def evaluate_embeddings(given: Embeddings, name: str, out: Path) -> Evaluation:
-    """Scores anybody's vectors by the same protocol; writes results.json."""
+    """Scores anybody's vectors by the same protocol; writes results.json into `out`."""
+    refuse_foreign(out)
     ranks = rank_both_ways(given.image, given.text, given.image_group, given.text_group)
     protocol = describe_set(
         given.image_group,
@@ -86,9 +127,8 @@ def evaluate_embeddings(given: Embeddings, name: str, out: Path) -> Evaluation:
         resolution=0,
     )
     results = [make_result(name, protocol, summarise(ranks))]
-    out.mkdir(parents=True, exist_ok=True)
-    write_results(out / "results.json", results)
-    return Evaluation(results, [], None)
+    write_results(out / RESULTS, results)
+    return Evaluation(results, [], out / RESULTS)
 
 
 def check_levels(opened: Pretrained, folder: Path, chosen: EvaluationSet) -> list[LevelCheck]:
@@ -135,6 +175,8 @@ def _distances(distances: dict[str, float]) -> str:
 
 
 def _token_checks(level: str, name: str, found: TokenLevel, better_by: float) -> list[LevelCheck]:
+    if found.pairs < 2:  # nobody to exchange a feature with
+        return []
     bar = (1 - better_by) * found.unigram_entropy
     unigram = f"below {bar:.3f} ({better_by:.0%} under unigram)"
     noise = 3 * found.standard_error

@@ -2,13 +2,14 @@
 """A trained folder opened for use: towers, tokenizer, preprocessing, lineage."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from cots_jax import checkpoint
+from cots_jax import checkpoint, manifest
 from cots_jax.config import Config, Task, build_config
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.errors import UserError
@@ -70,28 +71,31 @@ class Pretrained:
             path=found.path,
         )
 
+    def identity(self) -> dict[str, Any]:
+        """What tells this checkpoint from any other, in JSON."""
+        manifested = (self.path / manifest.NAME).read_bytes()
+        return {"step": self.step, "checkpoint": hashlib.sha256(manifested).hexdigest()}
+
     def heads(self) -> Params:
         """The masked heads, for looking at the token level; empty where none were trained."""
         return _on_device(checkpoint.restore(self.path, "heads")) if self.model.heads else {}
 
 
-def load_image_tokenizer(folder: str | Path) -> ImageTokenizer:
-    """Opens a finished dVAE run. Raises UserError where it is missing, unfinished or unfit."""
+def load_image_tokenizer(folder: str | Path, config: str = "") -> ImageTokenizer:
+    """Opens a finished dVAE run. Raises UserError where it is missing, unfinished or unfit.
+
+    config: the `--config` that trains it, named in the error.
+    """
     folder = Path(folder)
+    command = f"python -m cots_jax.main --config={config or 'FILE'} --workdir={folder}"
     if not (folder / "config.json").exists():
-        raise UserError(
-            f"there is no image tokenizer in {folder}; train one with: "
-            f"python -m cots_jax.main --config=configs/dvae.py --workdir={folder}"
-        )
+        raise UserError(f"there is no image tokenizer in {folder}; train one with: {command}")
     found = _newest(folder)
     facts = checkpoint.read_fact(found.path, "facts")
     if facts["config"]["task"] != Task.DVAE:
         raise UserError(f"{folder} holds no image tokenizer: name the workdir of a dVAE run")
     if not facts["fit"]:
-        raise UserError(
-            f"the image tokenizer in {folder} has not finished: run again "
-            f"python -m cots_jax.main --config=configs/dvae.py --workdir={folder}"
-        )
+        raise UserError(f"the image tokenizer in {folder} has not finished: run again {command}")
     params = checkpoint.restore(found.path, "tokenizer")
     return ImageTokenizer(DvaeConfig(**facts["dvae"]), params, tuple(facts["lineage"]))
 
@@ -122,7 +126,10 @@ def read_config(workdir: Path) -> Config | None:
     """The config that a training folder was made with, or None where there is none."""
     file = workdir / "config.json"
     try:
-        return build_config(json.loads(file.read_text()))
+        mapping = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(mapping, dict):
+            raise ValueError("no JSON object")
+        return build_config(mapping)
     except FileNotFoundError:
         return None
     except ValueError as error:

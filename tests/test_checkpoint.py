@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: the same bits come back, no damage passes, no full disk costs a good one."""
 
+import asyncio
 import errno
+import gc
 import os
 import resource
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +234,29 @@ class TestDisk:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert names(saved) == ["1", "2"]
         assert_holds(saved, 2)
+
+    def test_a_refusal_leaves_no_write_running(
+        self,
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        # Many arrays of both kinds, each of which Orbax writes on its own.
+        rng = np.random.default_rng(0)
+        arrays = {f"{number}": jnp.asarray(rng.normal(size=(40, 40))) for number in range(30)}
+        trees = {"towers": arrays | {f"{name} here": np.asarray(arrays[name]) for name in arrays}}
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+        try:
+            with pytest.raises(UserError, match="cannot save step 3"):
+                checkpoint.save(tmp_path, 3, trees, {}, keep=Keep())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [thread.name for thread in threading.enumerate() if "handler" in thread.name] == []
+        assert asyncio.new_event_loop is asyncio.events.new_event_loop
+        gc.collect()
+        assert capfd.readouterr().err == caplog.text == ""
+        assert names(tmp_path) == []
 
     def test_full_while_the_manifest_is_written(
         self, saved: Path, monkeypatch: pytest.MonkeyPatch

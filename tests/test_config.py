@@ -4,6 +4,7 @@
 import ast
 import dataclasses
 import json
+import math
 import pathlib
 
 import pytest
@@ -110,6 +111,14 @@ class TestErrors:
             ({"method__filter__momentum": 1.0}, r"config\.method\.filter\.momentum = 1\.0 must"),
             ({"method__masked__text_ratio": 1.0}, r"config\.method\.masked\.text_ratio = 1\.0"),
             ({"method__masked__image_every": 17}, r"must lie between 1 and 16"),
+            ({"data__cache": "foo"}, r"config\.data\.cache = 'foo'; choose one of memory, none"),
+            ({"data__threads": -1}, r"config\.data\.threads = -1 must lie between 1"),
+            ({"optimizer__clip": -1.0}, r"config\.optimizer\.clip = -1\.0 must lie between 0"),
+            ({"optimizer__clip": math.nan}, r"config\.optimizer\.clip = nan must lie"),
+            ({"optimizer__weight_decay": -0.1}, r"weight_decay = -0\.1 must lie between 0"),
+            ({"optimizer__b2": 1.0}, r"config\.optimizer\.b2 = 1\.0 must lie"),
+            ({"method__alignment__temperature": -0.1}, r"alignment\.temperature = -0\.1 must"),
+            ({"method__filter__kappa": 0.0}, r"config\.method\.filter\.kappa = 0\.0 must lie"),
             ({"hardware__fsdp": 0}, r"config\.hardware\.fsdp = 0 must lie between 1"),
             ({"hardware__accumulate": 0}, r"config\.hardware\.accumulate = 0 must lie"),
         ],
@@ -117,6 +126,30 @@ class TestErrors:
     def test_it_names_the_key_and_the_remedy(self, changes, message):
         with pytest.raises(UserError, match=message):
             build(**changes)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"optimizer__learning_rate": "1e-3 @ 8%, cosine -1e-5 @ 100%"}, "learning_rate"),
+            ({"method__momentum": "0.9 @ 10%, 1.5 @ 90%"}, "momentum .* 0.0 and 1.0, and 1.5"),
+            ({"method__momentum": -0.1}, "momentum .* and -0.1 does not"),
+            ({"method__weight_mlm": "-1"}, "weight_mlm"),
+            ({"method__weight_task": "0 @ 10%, -0.5 @ 40%"}, "weight_task .* and -0.5 does not"),
+            ({"dvae__gumbel_temperature": "1 @ 0%, 0 @ 100%"}, "gumbel_temperature"),
+            ({"dvae__kl_weight": "-1"}, "kl_weight"),
+        ],
+    )
+    def test_every_value_of_a_schedule_is_looked_at(self, changes, message):
+        with pytest.raises(UserError, match=message):
+            build(**changes)
+
+    def test_something_must_be_trained(self):
+        names = ("instance", "mvm", "mlm", "task")
+        nothing = {f"method__weight_{name}": "0" for name in names}
+        with pytest.raises(UserError, match=r"config\.method\.weight_task are all 0"):
+            build(**nothing)
+        build(**nothing, task="dvae")
+        build(**nothing | {"method__weight_mlm": "0 @ 10%, 0.1 @ 20%"})
 
     def test_what_is_missing(self):
         given = {key: value for key, value in SMALLEST.items() if key != "batch"}
@@ -218,6 +251,27 @@ class TestFiles:
         for row in rows:
             config = build_config(load_config(f"{CONFIGS}/tiny.py:{row}-1").to_dict())
             assert config.hardware.row == f"{row}-1"
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            ("contrastive,smoke", "'contrastive' and 'smoke': name one variant only"),
+            ("h100-8,smoke,cpu", "'h100-8' and 'cpu': name one hardware row only"),
+        ],
+    )
+    def test_a_second_variant_or_row_is_refused(self, names, message):
+        with pytest.raises(UserError, match=message):
+            load_config(f"{CONFIGS}/demo.py:{names}")
+
+    @pytest.mark.parametrize("spec", list(variants()), ids=lambda spec: pathlib.Path(spec).name)
+    def test_an_image_tokenizer_is_named_with_what_trains_it(self, spec, monkeypatch):
+        monkeypatch.chdir(CONFIGS.parent)
+        config = build_config(load_config(spec).to_dict())
+        if config.image_tokenizer:
+            tokenizer = build_config(load_config(config.image_tokenizer_config).to_dict())
+            assert tokenizer.task is Task.DVAE
+            assert config.image_tokenizer == f"runs/{tokenizer.name}"
+            assert config.data.train == tokenizer.data.train
 
     @pytest.mark.parametrize("names", ["contrastiv", "h10", "h100-x", "h100-0", "demo"])
     def test_an_unknown_variant_or_row_names_the_nearest(self, names):

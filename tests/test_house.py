@@ -19,6 +19,8 @@ FLOORS = {
     "batch": 1,
     "compilation_cache": 1,
     "config": 1,
+    "files": 1,
+    "host_memory": 1,
     "manifest": 1,
     "schedule": 1,
     "checkpoint": 2,

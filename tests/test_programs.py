@@ -6,11 +6,12 @@ import os
 import pathlib
 import shutil
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
 from doors import Said, command, run_apart, run_evaluate, run_main
-from tiny_world import CONFIG, Tiny
+from tiny_world import CONFIG, Tiny, prepare_tiny
 
 from cots_jax import checkpoint
 from cots_jax.train import logging
@@ -53,6 +54,16 @@ class TestTheChain:
         first = next(line for line in lines if line.startswith("step 5/40"))
         for part in ("pairs/s", "data wait", "instance ", "/7.", "temperature", "kept"):
             assert part in first
+
+    def test_progress_shows_the_newest_recall(self, tiny: Tiny) -> None:
+        lines = [line for line in tiny.trained.err.splitlines() if line.startswith("step ")]
+        first, later = (next(x for x in lines if x.startswith(f"step {n}/40")) for n in (20, 25))
+        assert "R@1" not in first
+        rows = logging.read(tiny.run / "metrics.jsonl")
+        recall = next(row for row in rows if row["step"] == 20 and "recall/val/rsum" in row)
+        ways = ("image_to_text", "text_to_image")
+        shown = " ".join(f"{recall[f'recall/val/{way}/r1']:.1f}" for way in ways)
+        assert f" | R@1 {shown} | loss " in later
 
     def test_evaluation_prints_a_table_and_writes_both_files(self, tiny: Tiny) -> None:
         assert "image -> text" in tiny.evaluated.out
@@ -149,6 +160,8 @@ class TestBadInput:
             (["--config.method.weight_mvm=high"], "not a finite number"),
             (["--config.method.negatives=bank"], "queue_and_batch"),
             (["--config.method.negatives=queue", "--config.method.queue_length=0"], "no negatives"),
+            (["--config.method.masked.text_ratio=0"], "config.method.weight_mlm=0"),
+            (["--config.method.masked.image_ratio=0.1"], "none of 4 patches: use 0.25 or more"),
             (["--config.image_tokenizer="], "config.image_tokenizer"),
             (["--config.image_tokenizer=runs/none"], "there is no image tokenizer in runs/none"),
             (["--config.image_tokenizer=runs/tiny"], "holds no image tokenizer"),
@@ -160,6 +173,15 @@ class TestBadInput:
         said = run_main(tiny.root, TRAIN, f"--workdir={tmp_path}/run", *flags)
         assert said.status == 1
         assert named in said.line
+        assert {path.name for path in tmp_path.glob("run/*")} <= {".lock"}  # bound to no config
+
+    def test_what_a_killed_first_start_has_left(self, tiny: Tiny, tmp_path: pathlib.Path) -> None:
+        for name in (".lock", ".config.json.1"):
+            (tmp_path / name).write_text("{")
+        flags = ["--config.data.train=data/tiny#trian"]
+        said = run_main(tiny.root, TRAIN, f"--workdir={tmp_path}", *flags)
+        assert said.status == 1
+        assert "trian" in said.line
 
     def test_missing_data_names_the_command_that_makes_them(self, tmp_path: pathlib.Path) -> None:
         said = run_main(tmp_path, TRAIN)
@@ -178,6 +200,13 @@ class TestBadInput:
         said = run_main(copy.root, TRAIN)
         assert said.status == 1
         assert "has not finished: run again python -m cots_jax.main" in said.line
+
+    def test_a_tokenizer_without_pictures_to_judge_it_by(
+        self, tiny: Tiny, tmp_path: pathlib.Path
+    ) -> None:
+        said = run_main(tiny.root, TOKENIZER, f"--workdir={tmp_path}/run", "--config.data.eval=")
+        assert said.status == 1
+        assert "config.data.eval names no pictures to judge" in said.line
 
     def test_an_unfit_tokenizer(self, tiny: Tiny, tmp_path: pathlib.Path) -> None:
         copy = tiny.copy(tmp_path)
@@ -202,7 +231,7 @@ class TestBadInput:
         assert (tmp_path / "holiday.txt").read_text() == "mine"
         assert not (tmp_path / "config.json").exists()
 
-    @pytest.mark.parametrize("text", ["", "{", '{"name": "tiny"}', "\udcff"])
+    @pytest.mark.parametrize("text", ["", "{", "3", '{"name": "tiny"}', "\udcff"])
     def test_a_damaged_config(self, tiny: Tiny, tmp_path: pathlib.Path, text: str) -> None:
         run = tmp_path / "run"
         run.mkdir()
@@ -243,6 +272,8 @@ class TestBadInput:
         assert "train" in said.line
 
 
+PROGRESS = ("tiny: from step", "step ")
+
 FULL_DISK = """
 import resource
 import sys
@@ -264,8 +295,10 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(tiny: Tiny, tmp_path: pathlib.
     copy = tiny.copy(tmp_path, "tiny-dvae")
     said = run_apart(copy.root, [sys.executable, "-c", FULL_DISK, TRAIN])
     assert said.status == 1
-    assert said.err.splitlines()[-1].startswith("error: cannot save step 10")
-    assert "step 5 is still there" in said.err
+    errors = [line for line in said.err.splitlines() if not line.startswith(PROGRESS)]
+    assert errors == said.err.splitlines()[-1:]
+    assert errors[0].startswith("error: cannot save step 10")
+    assert "step 5 is still there" in errors[0]
     found = checkpoint.latest(copy.run / "checkpoints")
     assert found is not None
     assert (found.step, found.damaged) == (5, ())
@@ -297,6 +330,50 @@ def test_another_config_is_refused_by_the_keys_that_differ(tiny: Tiny) -> None:
     assert contents(tiny.run) == before
 
 
+class TestGoingOn:
+    """With a finished run's folder, or a copy of it."""
+
+    def test_another_precision_is_refused_and_the_same_one_named(self, tiny: Tiny) -> None:
+        held = json.loads((tiny.run / "config.json").read_text())["hardware"]
+        flag = "--config.hardware.precision"
+        said = run_main(tiny.root, TRAIN, f"{flag}=bfloat16")
+        assert said.status == 1
+        assert f"trained in {held['precision']} on hardware row {held['row']}" in said.line
+        assert "has bfloat16" in said.line
+        assert f"{flag}={held['precision']}" in said.line
+        assert f"--config=FILE:{held['row']}" in said.line
+
+    def test_the_rest_of_the_hardware_is_free(self, tiny: Tiny) -> None:
+        held = json.loads((tiny.run / "config.json").read_text())["hardware"]
+        flags = {"precision": held["precision"], "scan": "on", "remat": "on", "accumulate": 2}
+        settings = [f"--config.hardware.{key}={value}" for key, value in flags.items()]
+        said = run_main(tiny.root, f"{TRAIN}:gpu-1", *settings)
+        assert said.status == 0, said.err
+        assert "nothing to do" in said.line
+
+    def test_other_data_are_noticed(self, tiny: Tiny, tmp_path: pathlib.Path) -> None:
+        copy = tiny.copy(tmp_path, "tiny")
+        shutil.rmtree(copy.root / "data")
+        assert prepare_tiny(copy.root, without=1).status == 0
+        said = run_main(copy.root, TRAIN)
+        assert said.status == 1
+        assert "runs/tiny was trained on data/tiny#train (" in said.line
+        assert "bring the data back, or choose another --workdir" in said.line
+
+    def test_another_tokenizer_is_noticed(self, tiny: Tiny, tmp_path: pathlib.Path) -> None:
+        copy = tiny.copy(tmp_path, "tiny")
+        file = copy.run / "tokenizer.json"
+        text = file.read_text(encoding="utf-8")
+        assert text.count('"over"') == 1
+        file.write_text(text.replace('"over"', '"oveR"'), encoding="utf-8")
+        said = run_main(copy.root, TRAIN)
+        assert said.status == 1
+        assert "tokenizer.json is not the one" in said.line
+        file.unlink()  # one of the remedies
+        assert run_main(copy.root, TRAIN).status == 0
+        assert file.read_text(encoding="utf-8") == text
+
+
 def test_evaluation_gives_the_numbers_of_the_loop(tiny: Tiny) -> None:
     rows = logging.read(tiny.run / "metrics.jsonl")
     logged = [row for row in rows if "recall/val/rsum" in row][-1]
@@ -306,6 +383,9 @@ def test_evaluation_gives_the_numbers_of_the_loop(tiny: Tiny) -> None:
         for key in ("r1", "r5", "r10", "median_rank"):
             assert float(f"{result[way][key]:.9g}") == logged[f"recall/val/{way}/{key}"]
     assert float(f"{result['rsum']:.9g}") == logged["recall/val/rsum"]
+    # Equal numbers say something only where they are not those of towers that learned nothing.
+    recalls = [result[way]["r1"] for way in ("image_to_text", "text_to_image")]
+    assert np.mean(recalls) > 3 * 100 / 16
 
 
 def test_contrastive_alone_trains_without_a_tokenizer(tiny: Tiny, tmp_path: pathlib.Path) -> None:
@@ -315,3 +395,37 @@ def test_contrastive_alone_trains_without_a_tokenizer(tiny: Tiny, tmp_path: path
     evaluated: Said = run_evaluate(copy.root, "--workdir=runs/tiny-contrastive")
     assert evaluated.status == 0, evaluated.err
     assert "masked" not in evaluated.err
+
+
+def test_what_a_checkpoint_covers_is_logged_before_it(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    """Else a kill right after it loses the line for good. With sets and sources named alike."""
+    copy = tiny.copy(tmp_path)
+    shutil.copytree(copy.root / "data" / "tiny", copy.root / "data" / "more")
+    log, logged, save = copy.root / "run" / "metrics.jsonl", {}, checkpoint.save
+
+    def looked_at(folder: pathlib.Path, step: int, *rest, **options):
+        logged[step] = [row["step"] for row in logging.read(log) if "loss" in row]
+        return save(folder, step, *rest, **options)
+
+    every = [f"--config.{name}_every={n} steps" for name, n in (("log", 1), ("checkpoint", 2))]
+    data = ["--config.data.train=data/tiny#train,data/tiny#val"]
+    data += ["--config.data.eval=data/tiny#val,data/more#val"]
+    with mock.patch.object(checkpoint, "save", looked_at):
+        flags = ["--workdir=run", "--config.duration=4 steps", *every, *data]
+        said = run_main(copy.root, f"{TRAIN}:contrastive", *flags)
+    assert said.status == 0, said.err
+    assert logged == {2: [1, 2], 4: [1, 2, 3, 4]}
+    names = {key for row in logging.read(log) for key in row}
+    assert names >= {"kept/tiny#train", "kept/tiny#val"}
+    assert names >= {"recall/tiny#val/rsum", "recall/more#val/rsum"}
+
+
+def test_a_run_that_breaks_fails_although_it_logs_at_its_end_alone(
+    tiny: Tiny, tmp_path: pathlib.Path
+) -> None:
+    copy = tiny.copy(tmp_path)
+    breaking = [f"--config.optimizer.{key}=1e6" for key in ("learning_rate", "weight_decay")]
+    flags = ["--config.duration=12 steps", "--config.log_every=100%", *breaking]
+    said = run_main(copy.root, f"{TRAIN}:contrastive", *flags)
+    assert said.status == 1
+    assert "had gradients that are not finite" in said.err.splitlines()[-1]

@@ -33,8 +33,8 @@ def draw(above: str, below: str) -> Image.Image:
     return Image.fromarray(np.block([[cell, 255 - cell] for cell in cells])).convert("RGB")
 
 
-def write_pictures(folder: pathlib.Path) -> None:
-    """`folder/captions.csv` and `folder/pictures/`, as a user would have them."""
+def write_pictures(folder: pathlib.Path, without: int = 0) -> None:
+    """`folder/captions.csv` and `folder/pictures/`, as a user would have them, less the last."""
     (folder / "pictures").mkdir(parents=True)
     rows = [("image", "caption", "split")]
     for number, above in enumerate(PATTERNS):
@@ -44,12 +44,12 @@ def write_pictures(folder: pathlib.Path) -> None:
             held_out = (number + other) % HELD_OUT_EVERY == 0
             rows.append((name, f"{above} over {below}", "val" if held_out else "train"))
     with (folder / "captions.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+        csv.writer(file).writerows(rows[: len(rows) - without])
 
 
-def prepare_tiny(root: pathlib.Path) -> Said:
-    """`root/data/tiny`, made by the real door."""
-    write_pictures(root)
+def prepare_tiny(root: pathlib.Path, without: int = 0) -> Said:
+    """`root/data/tiny`, made by the real door; `without` that many of the last pairs."""
+    write_pictures(root, without)
     return run_prepare(
         root, "pairs", "--captions=captions.csv", "--images=pictures", "--out=data/tiny"
     )

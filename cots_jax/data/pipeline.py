@@ -4,7 +4,6 @@
 import collections
 import concurrent.futures
 import dataclasses
-import enum
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ import PIL.Image
 from jaxtyping import Int32, UInt8
 
 from cots_jax.batch import Batch, ImageBatch, TextBatch
+from cots_jax.config import Cache
 from cots_jax.data import records
 from cots_jax.data.masking import blockwise_masks
 from cots_jax.data.shuffle import shuffled
@@ -28,14 +28,6 @@ MASK_GROUP = 64  # rows whose masks are drawn together
 ENDLESS = 2**40  # batches
 
 Rows = TypeVar("Rows")
-
-
-class Cache(enum.StrEnum):
-    """Where decoded pictures and token ids wait for their batch."""
-
-    MEMORY = "memory"  # all decoded once: a batch is a copy
-    NONE = "none"  # read and decoded for every batch
-    AUTO = "auto"  # memory where the pictures take less than 2 GiB
 
 
 @dataclasses.dataclass(frozen=True)

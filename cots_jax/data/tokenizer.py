@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int32
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from cots_jax.errors import UserError
+from cots_jax.files import write_whole
 
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA_SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
@@ -97,7 +98,7 @@ class Tokenizer:
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes `to_json` to a file."""
-        pathlib.Path(path).write_text(self.to_json(), encoding="utf-8")
+        write_whole(pathlib.Path(path), self.to_json())
 
 
 def train_wordpiece(captions: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -205,9 +206,17 @@ def _wordpiece(vocab: dict[str, int], lower_case: bool) -> tokenizers.Tokenizer:
 
 
 def _load_file(path: pathlib.Path) -> Tokenizer:
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        return Tokenizer.from_json(text)
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            return Tokenizer.from_json(text)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is damaged, it is not UTF-8 text at byte {error.start}: bring it back from a "
+            "copy, or remove it"
+        ) from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     if path.suffix != ".txt":
         raise UserError(f"{path} is neither a tokenizer.json nor a vocab.txt")
     pieces = text.rstrip("\n").split("\n")

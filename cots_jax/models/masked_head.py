@@ -15,6 +15,7 @@ from cots_jax.models.transformer import (
     Activation,
     TransformerConfig,
     activate,
+    exactness,
     layer_norm,
     linear,
 )
@@ -60,6 +61,10 @@ class MaskedHead(nn.Module):
             low = x.dtype if precision.value == "float32" else jnp.bfloat16
             wide = jnp.promote_types(x.dtype, jnp.float32)
             logits = jnp.einsum(
-                "bmd,vd->bmv", x.astype(low), embedding.astype(low), preferred_element_type=wide
+                "bmd,vd->bmv",
+                x.astype(low),
+                embedding.astype(low),
+                precision=exactness(precision),
+                preferred_element_type=wide,
             )
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) + bias[None, None]

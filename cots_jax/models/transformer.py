@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from cots_jax.config import Precision, Switch
@@ -71,6 +72,11 @@ def activate(name: Activation, x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.nn.gelu(x, approximate=name is Activation.GELU_TANH)
 
 
+def exactness(precision: Precision) -> jax.lax.Precision | None:
+    """HIGHEST where float32 is meant: accelerators would multiply in bf16 or TF32 by default."""
+    return jax.lax.Precision.HIGHEST if precision is Precision.FLOAT32 else None
+
+
 def linear(
     features: int | tuple[int, ...],
     precision: Precision,
@@ -87,6 +93,7 @@ def linear(
         axis=axis,
         use_bias=use_bias,
         dtype=jnp.bfloat16 if precision is Precision.BFLOAT16 else None,
+        precision=exactness(precision),
         kernel_init=nn.initializers.truncated_normal(init_std)
         if init_std
         else nn.initializers.lecun_normal(),
@@ -122,9 +129,9 @@ def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Arra
     # Without the cast of the cotangent both products would run in float32, at half the speed.
     x, kernel = saved
     g = g.astype(jnp.bfloat16)
-    # XLA's CPU code takes twice as long for a product whose first operand lies transposed as for
-    # transposing it; the barrier keeps the transposition from being folded into the product.
-    turned = jax.lax.optimization_barrier(x.T)
+    # XLA's CPU code has bf16 products of row-major operands only: where the first one lies
+    # transposed, both are converted to float32, which takes twice as long as transposing it.
+    turned = with_layout_constraint(x.T, Layout(major_to_minor=(0, 1)))
     return _low_dot("ro,io->ri", g, kernel), _low_dot("ir,ro->io", turned, g)
 
 
@@ -178,8 +185,12 @@ class Attention(nn.Module):
             (3, config.heads, head), config.precision, init_std=config.init_std, name="qkv"
         )(x)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        logits = jnp.einsum("bqhc,bkhc->bhqk", q * head**-0.5, k)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        # Logits in the hundreds would lose their units to bf16's 8 bits.
+        wide = jnp.promote_types(q.dtype, jnp.float32)
+        exact = exactness(config.precision)
+        logits = jnp.einsum(
+            "bqhc,bkhc->bhqk", q * head**-0.5, k, precision=exact, preferred_element_type=wide
+        )
         if bias is not None:
             logits = logits + bias.astype(logits.dtype)
         if config.relative_bias_side is not None:
@@ -189,7 +200,7 @@ class Attention(nn.Module):
             seen = jnp.tril(jnp.ones((n, n), bool))[None, None]
             logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        mixed = jnp.einsum("bhqk,bkhc->bqhc", weights, v)
+        mixed = jnp.einsum("bhqk,bkhc->bqhc", weights, v, precision=exact)
         out = linear(
             config.width, config.precision, axis=(-2, -1), init_std=config.init_std, name="out"
         )

@@ -41,11 +41,12 @@ def _sizes() -> dict[str, TwoStreamConfig]:
     short = dataclasses.replace(small, layers=2, norm=Norm.POST, epsilon=1e-12)
     photo = TransformerConfig(4, 192, 6, 768, activation=quick, init_std=None)
     caption = dataclasses.replace(photo, layers=2, norm=Norm.POST, epsilon=1e-12)
-    tiny = TransformerConfig(2, 32, 2, 64)
-    tiny_text = TransformerConfig(1, 32, 2, 64, norm=Norm.POST, epsilon=1e-12)
+    tiny = TransformerConfig(2, 32, 2, 64, init_std=None)
+    tiny_text = dataclasses.replace(tiny, layers=1, norm=Norm.POST, epsilon=1e-12)
     return {
         "b16-384": TwoStreamConfig(vision(384, 16, base), text(bert, 512)),
         "b16-224": TwoStreamConfig(vision(224, 16, base), text(bert, 512)),
+        "photo-32": TwoStreamConfig(vision(32, 8, small), text(short, 64)),
         "photo-64": TwoStreamConfig(vision(64, 16, photo), text(caption, 64)),
         "photo-96": TwoStreamConfig(vision(96, 16, photo), text(caption, 64)),
         "emoji-32": TwoStreamConfig(vision(32, 8, small, 128), text(short, 32, 128)),

@@ -6,6 +6,7 @@ against the unigram entropy of the very targets. Task level: the KL of both retr
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,7 +24,7 @@ from cots_jax.objectives.total import masked_patches, partner
 
 @dataclasses.dataclass(frozen=True)
 class TokenLevel:
-    """Nats a masked token on held-out pairs."""
+    """Nats a masked token on held-out pairs; all NaN where there are fewer than two to compare."""
 
     cross_entropy: float
     exchanged: float  # with the feature of another pair
@@ -118,6 +119,8 @@ def _real(out: tuple[np.ndarray, ...], batch: Batch) -> tuple[np.ndarray, ...]:
 def _token_level(parts: list[tuple[np.ndarray, ...]]) -> TokenLevel:
     own, exchanged, targets, weight = (np.concatenate(column) for column in zip(*parts))
     rows = weight.sum(1) > 0
+    if rows.sum() < 2:
+        return TokenLevel(*[math.nan] * 5, pairs=int(rows.sum()))
     own, exchanged, targets, weight = (x[rows] for x in (own, exchanged, targets, weight))
     count = weight.sum(1)
     gap = ((exchanged - own) * weight).sum(1) / count

@@ -7,16 +7,16 @@ than on 5,000, and better again once it was fine-tuned on the set's own training
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from cots_jax.errors import UserError
+from cots_jax.files import write_whole
 from cots_jax.retrieval.metrics import TIE_RULE, DirectionSummary, Summary
 
 
@@ -129,7 +129,7 @@ def make_result(name: str, protocol: Protocol, summary: Summary) -> Result:
     return Result(name, protocol, summary.image_to_text, summary.text_to_image, summary.rsum)
 
 
-def results_json(results: Sequence[Result]) -> dict[str, list[dict]]:
+def results_json(results: Sequence[Result]) -> dict[str, Any]:
     """The content of results.json; recalls in percent, at full precision."""
     rows = []
     for result in results:
@@ -143,11 +143,16 @@ def results_json(results: Sequence[Result]) -> dict[str, list[dict]]:
     return json.loads(json.dumps({"results": rows}))
 
 
-def write_results(path: Path, results: Sequence[Result]) -> None:
-    """Writes results.json as a whole: a reader never sees half a file."""
-    path = Path(path)
-    text = json.dumps(results_json(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(path, text)
+def write_results(
+    path: Path, results: Sequence[Result], made_from: Mapping[str, Any] | None = None
+) -> None:
+    """Writes results.json as a whole: a reader never sees half a file.
+
+    made_from: JSON that says what the numbers depend on, kept beside them.
+    """
+    content = results_json(results) | ({"made_from": dict(made_from)} if made_from else {})
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(Path(path), text)
 
 
 def read_results(path: Path) -> list[Result]:
@@ -165,22 +170,6 @@ def read_results(path: Path) -> list[Result]:
             f"{path} is no results file of this program ({type(error).__name__}: {error}): "
             "evaluate again, or name another file"
         ) from None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a text file at once, so that a crash leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def table(results: Sequence[Result]) -> str:

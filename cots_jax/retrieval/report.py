@@ -11,11 +11,13 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from cots_jax.files import write_whole
 from cots_jax.retrieval.curves import Curve, Number, draw, number
 from cots_jax.retrieval.metrics import DirectionSummary
 from cots_jax.retrieval.pictures import ExampleSet, draw_examples
-from cots_jax.retrieval.protocols import Protocol, Result, write_whole
+from cots_jax.retrieval.protocols import Protocol, Result
 
+PAGE_MARK = '<dl class="facts">'  # in every page that we wrote
 _TIES = "1 + wrong candidates that score at least as high as the best correct one"
 
 
@@ -91,7 +93,7 @@ def _anchor(name: str) -> str:
 
 def _facts(facts: Mapping[str, object]) -> str:
     rows = "".join(_fact(name, str(value)) for name, value in facts.items())
-    return f'<dl class="facts">{rows}</dl>'
+    return f"{PAGE_MARK}{rows}</dl>"
 
 
 def _fact(name: str, value: str) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cots_jax.data.records import open_split, read_facts
 from cots_jax.data.specs import lineage_of, parse_sources
 from cots_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from cots_jax.errors import UserError, nearest
+from cots_jax.files import write_whole
 from cots_jax.models.dvae import DvaeConfig
 from cots_jax.models.two_stream import SIZES
 from cots_jax.pretrained import (
@@ -38,14 +39,22 @@ DVAES = {
     "dvae-16-8": DvaeConfig(image_size=16, patch=8, codes=16, code_dim=8, width=32, layers=1),
 }
 
-# May differ from the config that made a workdir: what does not change the parameters.
-FREE = ("log_every", "checkpoint_every", "evaluate_every", "diagnose_every", "keep")
-FREE_PARTS = ("hardware.", "data.threads", "data.cache", "data.test", "data.eval", "data.prepare")
+# May differ from the config that made a workdir: what changes the parameters by rounding at most.
+FREE = frozenset(
+    [
+        *("log_every", "checkpoint_every", "evaluate_every", "diagnose_every", "keep"),
+        "image_tokenizer_config",
+        *(f"data.{key}" for key in ("threads", "cache", "test", "eval", "prepare")),
+        *(f"hardware.{key}" for key in ("row", "chips", "fsdp", "tensor", "accumulate")),
+        *(f"hardware.{key}" for key in ("scan", "remat")),
+    ]
+)
+PRECISION = "hardware.precision"
 
 
 @contextlib.contextmanager
 def claimed(workdir: Path, config: Config) -> Generator[None]:
-    """Makes the workdir ours: the same config as before, and no second run in it."""
+    """Sees that the workdir is empty or of the same config, and that no second run is in it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
@@ -63,28 +72,48 @@ def claimed(workdir: Path, config: Config) -> Generator[None]:
         before = read_config(workdir)
         if before is not None:
             _same_run(before, config, workdir)
-        elif any(path.name != ".lock" for path in workdir.iterdir()):
+        elif not all(path.name.startswith(".") for path in workdir.iterdir()):
             raise UserError(
                 f"{workdir} holds files and no config.json, so no run of ours: choose another "
                 "--workdir"
             )
-        else:
-            text = json.dumps(config.to_dict(), indent=1)
-            (workdir / "config.json").write_text(text + "\n", encoding="utf-8")
         yield
 
 
 def _same_run(before: Config, config: Config, workdir: Path) -> None:
     old, new = _flat(before.to_dict()), _flat(config.to_dict())
-    differing = [
-        f"{key}: {old[key]!r} then, {new[key]!r} now"
-        for key in old
-        if old[key] != new[key] and key not in FREE and not key.startswith(FREE_PARTS)
-    ]
-    if differing:
+    keys = [key for key in old if old[key] != new[key] and key not in FREE]
+    if keys == [PRECISION]:
+        raise UserError(
+            f"{workdir} was trained in {old[PRECISION]} on hardware row {old['hardware.row']}, and "
+            f"row {new['hardware.row']} has {new[PRECISION]}: go on in the same by "
+            f"--config.{PRECISION}={old[PRECISION]}, or by naming a row that has it, e.g. "
+            f"--config=FILE:{old['hardware.row'].partition('-')[0]}; or choose another --workdir"
+        )
+    if keys:
+        differing = [f"{key}: {old[key]!r} then, {new[key]!r} now" for key in keys]
         raise UserError(
             f"{workdir} was made with another config ({'; '.join(differing[:5])}): choose another "
             "--workdir, or use the config that made it"
+        )
+
+
+def same_origin(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Path) -> None:
+    """Sees that data and tokenizer are those of a checkpoint. Both arguments are a task's facts.
+
+    Raises UserError where a run would go on from other rows, or from other words for its ids.
+    """
+    if before["lineage"] != now["lineage"]:
+        raise UserError(
+            f"{workdir} was trained on {', '.join(before['lineage'])}, and here are "
+            f"{', '.join(now['lineage'])} (folder, split, fingerprint of the rows): bring the data "
+            "back, or choose another --workdir"
+        )
+    if before.get("tokenizer") != now.get("tokenizer"):
+        raise UserError(
+            f"{workdir}/tokenizer.json is not the one that the checkpoints there were trained "
+            "with: bring it back from a copy, remove it to have it made again, or choose another "
+            "--workdir"
         )
 
 
@@ -97,7 +126,10 @@ def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask | DvaeTask]:
-    """The task of a config with its data open. Raises UserError before anything is trained."""
+    """The task of a config with its data open.
+
+    Raises UserError before anything is trained, and before the workdir is bound to the config.
+    """
     data = config.data
     train = parse_sources(data.train, "config.data.train", data.prepare)
     held_out = parse_sources(data.eval, "config.data.eval", data.prepare)
@@ -117,11 +149,25 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
             )
         clock = dataclasses.replace(clock, total_steps=total)
         lineage = lineage_of(train, prints)
+        image_tokenizer = _image_tokenizer(config, workdir)
         if config.task is Task.DVAE:
-            yield DvaeTask(config, clock, mesh, table, DVAES[config.model], sets, lineage)
+            task = DvaeTask(config, clock, mesh, table, DVAES[config.model], sets, lineage)
         else:
-            image_tokenizer = _image_tokenizer(config, workdir)
-            yield CotsTask(config, clock, mesh, table, tokenizer, image_tokenizer, sets, lineage)
+            task = CotsTask(config, clock, mesh, table, tokenizer, image_tokenizer, sets, lineage)
+        _bind(workdir, config, tokenizer, image_tokenizer)
+        yield task
+
+
+def _bind(
+    workdir: Path, config: Config, tokenizer: Tokenizer, image_tokenizer: ImageTokenizer | None
+) -> None:
+    """Writes what a first start has found; config.json first, since the others follow from it."""
+    if not (workdir / "config.json").exists():
+        write_whole(workdir / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")
+    if not (workdir / "tokenizer.json").exists():
+        tokenizer.save(workdir / "tokenizer.json")
+    if image_tokenizer is not None and load_frozen(workdir) is None:
+        save_frozen(workdir, image_tokenizer)
 
 
 def _image_size(config: Config) -> int:
@@ -133,7 +179,7 @@ def _image_size(config: Config) -> int:
 
 
 def _tokenizer(config: Config, workdir: Path, train: list[Source]) -> Tokenizer:
-    """The run's own tokenizer file, made at its first start."""
+    """The run's own tokenizer; at its first start that which the config names."""
     file = workdir / "tokenizer.json"
     if file.exists():
         return load_tokenizer(file)
@@ -143,11 +189,8 @@ def _tokenizer(config: Config, workdir: Path, train: list[Source]) -> Tokenizer:
             raise UserError(
                 f"config.data.tokenizer = {config.data.tokenizer!r}: write captions:SIZE"
             )
-        tokenizer = train_wordpiece(_captions(train), int(size))
-    else:
-        tokenizer = load_tokenizer(config.data.tokenizer)
-    file.write_text(tokenizer.to_json(), encoding="utf-8")
-    return tokenizer
+        return train_wordpiece(_captions(train), int(size))
+    return load_tokenizer(config.data.tokenizer)
 
 
 def _captions(sources: list[Source]) -> Iterator[str]:
@@ -158,11 +201,8 @@ def _captions(sources: list[Source]) -> Iterator[str]:
 
 
 def _image_tokenizer(config: Config, workdir: Path) -> ImageTokenizer | None:
-    """The run's own copy of its image tokenizer, made at its first start."""
-    if not config.image_tokenizer:
+    """The run's own copy of its image tokenizer; at its first start that which the config names."""
+    if config.task is Task.DVAE or not config.image_tokenizer:
         return None
-    tokenizer = load_frozen(workdir)
-    if tokenizer is None:
-        tokenizer = load_image_tokenizer(config.image_tokenizer)
-        save_frozen(workdir, tokenizer)
-    return tokenizer
+    folder, made_by = config.image_tokenizer, config.image_tokenizer_config
+    return load_frozen(workdir) or load_image_tokenizer(folder, made_by)

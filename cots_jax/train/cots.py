@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
 from cots_jax.config import Config, Negatives, Towers
-from cots_jax.data.masking import TextMasking, masked_count, text_slots
+from cots_jax.data.masking import TextMasking, masked_count
 from cots_jax.data.pipeline import PairTable, training_batches
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.data.transforms import HALF, Augmentation
@@ -26,7 +26,13 @@ from cots_jax.objectives.queue import empty_queue
 from cots_jax.objectives.total import OBJECTIVES, Terms
 from cots_jax.pretrained import ImageTokenizer
 from cots_jax.retrieval.embed import Preprocessing
-from cots_jax.retrieval.evaluation import EvaluationSet, Lineage, evaluate_set, flat
+from cots_jax.retrieval.evaluation import (
+    EvaluationSet,
+    Lineage,
+    distinct_names,
+    evaluate_set,
+    flat,
+)
 from cots_jax.schedule import Clockwork, Schedule, parse_schedule
 from cots_jax.train.mesh import row_shards, state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
@@ -204,8 +210,9 @@ class CotsTask:
     def logged(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Adds chance levels and schedules, and names the sources."""
         out = {name: value for name, value in metrics.items() if not name.startswith("kept/")}
-        for number, source in enumerate(self.table.sources):
-            out[f"kept/{Path(source.folder).name}"] = metrics[f"kept/{number}"]
+        folders = [Path(source.folder).name for source in self.table.sources]
+        for number, name in enumerate(distinct_names(self.table.sources, folders)):
+            out[f"kept/{name}"] = metrics[f"kept/{number}"]
         chances = {
             "instance": 2 * math.log1p(max(metrics["columns"], 0)),
             "mvm": math.log(max(self.model.codes, 1)),
@@ -288,8 +295,21 @@ class CotsTask:
                 f"config.data.text_length = {length} is more than the {size.text.positions} "
                 f"positions of model {self.config.model}: use {size.text.positions} or fewer"
             )
-        if "mlm" in self.schedules.active and not text_slots(length, method.masked.text_ratio):
-            raise UserError("config.method.masked.text_ratio masks nothing: raise it")
+        self._check_masks()
+
+    def _check_masks(self) -> None:
+        masked, active = self.config.method.masked, self.schedules.active
+        if "mlm" in active and not masked.text_ratio:
+            raise UserError(
+                "config.method.masked.text_ratio = 0 masks nothing: raise it, or set "
+                "config.method.weight_mlm=0"
+            )
+        patches = self.model.config.vision.tokens
+        if "mvm" in active and not masked_count(patches, masked.image_ratio):
+            raise UserError(
+                f"config.method.masked.image_ratio = {masked.image_ratio} masks none of {patches} "
+                f"patches: use {1 / patches:.2g} or more, or set config.method.weight_mvm=0"
+            )
 
 
 def _augmentation(config: Config) -> Augmentation:

@@ -19,6 +19,7 @@ from cots_jax.batch import Batch, ImageBatch
 from cots_jax.config import Config
 from cots_jax.data.pipeline import PairTable, image_batches, training_batches
 from cots_jax.data.transforms import Augmentation, augment, normalise
+from cots_jax.errors import UserError
 from cots_jax.models.apply import apply
 from cots_jax.models.dvae import Dvae, DvaeConfig
 from cots_jax.models.two_stream import Params
@@ -63,6 +64,11 @@ class DvaeTask:
         evaluation: list[EvaluationSet],
         lineage: tuple[str, ...],
     ) -> None:
+        if not evaluation:
+            raise UserError(
+                "config.data.eval names no pictures to judge the image tokenizer by when it is "
+                "done: name a held-out FOLDER#SPLIT"
+            )
         self.config, self.clock, self.mesh, self.table = config, clock, mesh, table
         self.evaluation, self.lineage, self.dvae = evaluation, lineage, dvae
         self.module = Dvae(dvae)

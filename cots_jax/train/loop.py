@@ -4,7 +4,6 @@
 import dataclasses
 import signal
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,17 +12,15 @@ import jax
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
 from cots_jax.config import Config
-from cots_jax.errors import UserError
 from cots_jax.pretrained import CHECKPOINTS
-from cots_jax.train.assemble import assembled, claimed
+from cots_jax.train.assemble import assembled, claimed, same_origin
 from cots_jax.train.clock import Clock
 from cots_jax.train.cots import CotsTask
 from cots_jax.train.dvae import DvaeTask
 from cots_jax.train.logging import MetricsLog
 from cots_jax.train.mesh import by_rows, make_mesh, whole
 from cots_jax.train.progress import Meter, Progress
-
-MOST_SKIPPED = 20  # steps with non-finite gradients between two log lines, then the run stops
+from cots_jax.train.reporter import Reporter, SkipGuard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +64,7 @@ def _run(
     found = checkpoint.latest(workdir / CHECKPOINTS)
     start, position, before = 0, None, None
     if found is not None:
+        same_origin(checkpoint.read_fact(found.path, "facts"), task.facts(), workdir)
         state = task.restored(found.path, state)
         start, kept = found.step, checkpoint.read_fact(found.path, "data")
         position, before = kept["iterator"], kept["clock"]
@@ -101,11 +99,9 @@ def _run(
             checkpoint.save(workdir / CHECKPOINTS, step, task.trees(state), facts, keep=keep)
 
     # ------------------------------------------------------------ the loop
-    log = MetricsLog(workdir, start)
-    pending: Callable[[], dict[str, float]] | None = None
-    metrics: dict[str, float] = {}
-    recall: dict[str, float] = {}
-    skipped, step = int(jax.device_get(state.skipped)), start
+    log, step = MetricsLog(workdir, start), start
+    guard = SkipGuard(start, total, int(jax.device_get(state.skipped)))
+    reporter = Reporter(task.logged, log, progress, clock, guard)
     try:
         while step < total and not stop.asked:
             with clock.span("data"):
@@ -118,77 +114,30 @@ def _run(
                     jax.block_until_ready(measured)
             step += 1
             due = {name: step % often == 0 or step == total for name, often in every.items()}
-            # Numbers of a step are fetched while the next one runs.
-            if pending is not None:
-                with clock.span("step"):
-                    metrics = pending()
-                skipped = _not_too_many_skipped(skipped, metrics, every["log"])
-                log.write(int(metrics.pop("step")), metrics)
-                progress.update(step - 1, metrics)
-                pending = None
+            reporter.settle()  # the step before, while this one runs
             if due["log"]:
-                pending = _fetch(task, measured, step, clock, progress)
+                reporter.ask(step, measured)
             if due["diagnose"] or due["evaluate"] or due["checkpoint"]:
                 with clock.span("step"):  # what is still running belongs to the steps
                     jax.block_until_ready(state.step)
+                reporter.settle()
             if due["diagnose"]:
                 with clock.span("evaluation"):
                     log.write(step, task.diagnose(state, batch, knobs))
             if due["evaluate"]:
                 with clock.span("evaluation"):
                     recall = task.evaluate(state)
-                log.write(step, recall)
-                progress.note(f"step {step}: {_summary(recall)}")
+                reporter.evaluated(step, recall)
             if due["checkpoint"] and step < total:
                 save(step, {})
-        if pending is not None:
-            metrics = pending()
-            log.write(int(metrics.pop("step")), metrics)
-            progress.update(step, metrics)
         # ------------------------------------------------------------ the end
+        reporter.settle()
         done = step >= total
         save(step, task.finish(state) if done else {})
     finally:
         log.close()
         progress.close()
-    return Outcome(step, total, step - start, not done, metrics | recall)
-
-
-def _fetch(
-    task: CotsTask | DvaeTask, measured: Any, step: int, clock: Clock, progress: Progress
-) -> Callable[[], dict[str, float]]:
-    rates = progress.meter.rates(step)
-
-    def fetch() -> dict[str, float]:
-        host = {name: float(value) for name, value in jax.device_get(measured).items()}
-        return task.logged(step, host) | {
-            "step": step,
-            "pairs_per_second": rates.pairs_per_second,
-            "data_wait": rates.data_wait,
-            "seconds": sum(clock.state().values()),
-        }
-
-    return fetch
-
-
-def _not_too_many_skipped(before: int, metrics: dict[str, float], since: int) -> int:
-    now = int(metrics["skipped"])
-    if now - before >= min(MOST_SKIPPED, since):
-        raise UserError(
-            f"{now - before} steps up to {int(metrics['step'])} had gradients that are not finite, "
-            "and changed nothing: lower config.optimizer.learning_rate, or look at the data"
-        )
-    return now
-
-
-def _summary(metrics: dict[str, float]) -> str:
-    """The evaluation in one line: R@1 both ways, or the tokenizer's measures."""
-    short = {name: value for name, value in metrics.items() if name.endswith("/r1")}
-    parts = []
-    for name, value in (short or metrics).items():
-        label = name.removeprefix("recall/").removesuffix("/r1").replace("image_to_text", "i2t")
-        parts.append(f"{label.replace('text_to_image', 't2i')} {value:.4g}")
-    return ", ".join(parts)
+    return Outcome(step, total, step - start, not done, reporter.metrics)
 
 
 class _Preemption:

@@ -65,14 +65,10 @@ class Progress:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._line = ""
-        self._recall: dict[str, float] = {}
 
     def update(self, step: int, metrics: Mapping[str, float | int]) -> None:
-        """Shows this step; an R@1 stays until the next evaluation."""
-        self._recall |= {name: value for name, value in metrics.items() if name.endswith("r1")}
+        """Shows this step, with the recall that was measured last if `metrics` holds one."""
         self._line = describe(step, self.meter.total, self.meter.rates(step), metrics)
-        if self._recall:
-            self._line += " | R@1 " + " ".join(f"{value:.1f}" for value in self._recall.values())
         self._show()
 
     def note(self, text: str) -> None:
@@ -98,13 +94,17 @@ class Progress:
 
 
 def describe(step: int, total: int, rates: Rates, metrics: Mapping[str, float | int]) -> str:
-    """One line: step, time left, pairs/s, data wait, losses over their chance levels, the rest."""
+    """One line: step, time left, pairs/s, data wait, R@1 of the first set (image to text, text to
+    image), losses over their chance levels, the rest."""
     parts = [f"step {step}/{total} {100 * step // max(total, 1)}%"]
     if math.isfinite(rates.seconds_left):
         parts.append(f"{duration(rates.seconds_left)} left")
     if math.isfinite(rates.pairs_per_second):
         parts.append(f"{rates.pairs_per_second:.4g} pairs/s")
     parts.append(f"data wait {rates.data_wait:.0%}")
+    recalls = [f"{value:.1f}" for name, value in metrics.items() if name.endswith("/r1")]
+    if recalls:
+        parts.append(f"R@1 {' '.join(recalls[:2])}")
     parts += _losses(metrics)
     if "temperature" in metrics:
         parts.append(f"temperature {metrics['temperature']:.3g}")

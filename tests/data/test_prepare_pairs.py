@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A table and its pictures become records; what cannot be used is listed and counted."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -196,6 +197,25 @@ def test_a_second_run_and_a_changed_table(tmp_path):
     options.captions.write_text('{"image": "a.jpg", "caption": "b"}\n')
     with pytest.raises(UserError, match=r"other arguments \(captions_sha256"):
         prepare_pairs(tmp_path / "out", options)
+
+
+def test_a_changed_folder_of_pictures_is_noticed(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "in" / "prepared"
+    options = _source(folder, [{"image": "a.jpg", "caption": "a"}], {})
+    options = dataclasses.replace(options, images=folder)
+    (folder / "a.jpg").write_bytes(_jpeg(0))
+    assert prepare_pairs(out, options).outcome is Outcome.MADE
+    (folder / ".thumbnails").write_text("")
+    assert prepare_pairs(out, options).outcome is Outcome.ALREADY_THERE
+    (folder / "a.jpg").write_bytes(_jpeg(0, (40, 40)))
+    with pytest.raises(UserError, match=r"other arguments \(images_digest"):
+        prepare_pairs(out, options)
+    (folder / "a.jpg").write_bytes(_jpeg(0))
+    assert prepare_pairs(out, options).outcome is Outcome.ALREADY_THERE
+    (folder / "below").mkdir()
+    (folder / "below" / "b.jpg").write_bytes(_jpeg(1))
+    with pytest.raises(UserError, match=r"other arguments \(images_digest"):
+        prepare_pairs(out, options)
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,8 @@ def test_quotes_in_a_tsv_are_part_of_the_caption_unless_they_enclose_it(tmp_path
         ('{"image": "a.jpg", "caption": [1], "split": "s"}', "no_caption"),
         ('{"image": "a.jpg", "caption": {}, "split": "s"}', "no_caption"),
         ('{"image": "a\\ud800.jpg", "caption": "x", "split": "s"}', "image_name_not_utf8"),
-        ('{"image": "a.jpg", "caption": "x"}', "bad_split_name"),
+        ('{"image": "a.jpg", "caption": "x"}', "no_split"),
+        ('{"image": "a.jpg", "caption": "x", "split": null}', "bad_split_name"),
         ('{"image": "a.jpg", "caption": "x", "split": "../s"}', "bad_split_name"),
         ('{"image": "a.jpg", "caption": "x", "split": "dataset.json"}', "bad_split_name"),
     ],
@@ -165,3 +166,22 @@ def test_bad_json_lines(tmp_path, line, reason):
     good = '{"image": "a.jpg", "caption": "x", "split": "s"}'
     rows = _read(tmp_path, "t.jsonl", "\n".join([good, line, good]))
     assert _values(rows) == [("a.jpg", ("x",)), reason, ("a.jpg", ("x",))]
+
+
+def test_a_split_that_the_first_object_lacks_still_holds_for_the_others(tmp_path):
+    lines = [
+        '{"image": "a.jpg", "caption": "x"}',
+        '{"image": "b.jpg", "caption": "x", "split": "test"}',
+        '{"image": "c.jpg", "caption": "x", "Split": "val"}',
+    ]
+    rows = _read(tmp_path, "t.jsonl", "\n".join(lines))
+    assert _values(rows) == ["no_split", ("b.jpg", ("x",)), ("c.jpg", ("x",))]
+    assert [row.split for row in rows[1:]] == ["test", "val"]
+
+
+@pytest.mark.parametrize("before", ["", "\n"])
+def test_a_json_list_is_read_whole_or_refused(tmp_path, before):
+    rows = '[{"image": "a.jpg", "caption": "x"},\n {"image": "b.jpg", "caption": "x"}]'
+    assert len(_values(_read(tmp_path, "t.json", before + rows))) == 2
+    with pytest.raises(UserError, match=r"t\.json is no whole JSON list .*line .*\.jsonl"):
+        _read(tmp_path, "t.json", before + rows[:-1])

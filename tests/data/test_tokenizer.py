@@ -205,7 +205,10 @@ def test_what_cannot_be_loaded_says_what_was_looked_for(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"neither tokenizer\.json nor vocab\.txt"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"not a tokenizer\.json"):
+    with pytest.raises(UserError, match=r"/tokenizer\.json: this is not a tokenizer\.json"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(UserError, match=r"/tokenizer\.json is damaged.* at byte 7"):
         load_tokenizer(tmp_path)
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\ndog\n")
     with pytest.raises(UserError, match=r"lacks the special tokens \[CLS\] \[SEP\] \[MASK\]"):

@@ -11,6 +11,7 @@ import numpy as np
 import oracles
 import pytest
 import quick
+from jax.extend.core import jaxprs_in_params
 
 from cots_jax.config import Precision, Switch
 from cots_jax.models.transformer import (
@@ -211,3 +212,28 @@ def test_relative_positions():
     rows = [[relative_row(i, j) for j in range(n)] for i in range(n)]
     np.testing.assert_array_equal(index, rows)
     assert set(relative_index(3).ravel()) == set(range(5 * 5 + 3))
+
+
+def products(jaxpr):
+    """The precision of every matrix product in a program, those inside its parts too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for part in jaxprs_in_params(equation.params):
+            yield from products(part)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_float32_means_float32_on_every_device(precision):
+    config = dataclasses.replace(SMALL, precision=precision)
+    params = jax.tree.map(jnp.float32, random_params(config))
+    x = jnp.ones((b, n, 8), jnp.float32)
+
+    def total(params):
+        return jnp.sum(Transformer(config).apply({"params": params}, x))
+
+    found = list(products(jax.make_jaxpr(jax.grad(total))(params).jaxpr))
+    assert found
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    exact = [precision == highest for precision in found]
+    assert all(exact) if config.precision is Precision.FLOAT32 else not any(exact)

@@ -133,6 +133,17 @@ class TestTokenLevels:
         error = gaps.std(ddof=1) / np.sqrt(len(gaps))
         np.testing.assert_allclose(found.standard_error, error, rtol=1e-6)
 
+    @pytest.mark.parametrize("pairs", [1, 2])
+    def test_too_few_pairs_say_so(self, pairs):
+        (batch, _) = the_batches()
+        few = [toy_model.changed(batch, weight=(np.arange(b) < pairs).astype(np.float32))]
+        for found in (
+            code_level(model_of(Pictured), {}, {}, tokenize, few),
+            word_level(model_of(Pictured), {}, {}, MASKING, few),
+        ):
+            assert found.pairs == pairs - 1
+            assert np.isnan([found.cross_entropy, found.difference, found.standard_error]).all()
+
     def test_masks_are_fixed_by_the_seed(self):
         model = toy_model.toy_model()
         towers, heads = toy_model.random_towers(0, np.float32), None

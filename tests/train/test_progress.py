@@ -88,6 +88,14 @@ class TestDescribe:
             " | instance 3.21/7.00 | task 0.50 | temperature 0.07 | kept 91%"
         )
 
+    def test_recall_of_the_first_set_stands_where_a_narrow_terminal_shows_it(self) -> None:
+        ways = ("image_to_text/r1", "image_to_text/r10", "text_to_image/r1")
+        sets = {f"recall/{name}/{way}": 33.14 for name in ("dev", "test") for way in ways}
+        sets["recall/dev/text_to_image/r1"] = 100.0
+        line = describe(250, 1000, Rates(123.4, 0.034, 75.0), METRICS | sets)
+        assert "| data wait 3% | R@1 33.1 100.0 | loss 9.123 |" in line
+        assert line.index(" | loss") < 80
+
     def test_unknown_rates_are_left_out(self) -> None:
         line = describe(1, 10, Rates(math.nan, 0.0, math.nan), {"loss": math.nan})
         assert line == "step 1/10 10% | data wait 0% | loss nan"
@@ -132,13 +140,3 @@ class TestProgress:
             "step 2/10",
         ]
         assert max(map(len, shown)) < 80
-
-    def test_recall_stays_until_the_next_evaluation(self) -> None:
-        stream = io.StringIO()
-        progress = Progress(Run().meter, stream)
-        for step, metrics in enumerate(
-            [{}, {"dev/image_to_text/r1": 33.14, "dev/text_to_image/r1": 35.0}, {}]
-        ):
-            progress.update(step, metrics)
-        ends = [line.split(" | ")[-1] for line in stream.getvalue().splitlines()]
-        assert ends == ["data wait 0%", "R@1 33.1 35.0", "R@1 33.1 35.0"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where pictures come from: a folder or a tar, asked by the names that a table gives them."""
 
+import hashlib
 import os
 import pathlib
 import tarfile
@@ -45,6 +46,28 @@ class _Names:
         if not fitting:
             raise PictureError("picture_missing")
         return fitting[0]
+
+
+def folder_digest(root: pathlib.Path, without: pathlib.Path) -> str:
+    """SHA-256 over the names and sizes of a folder's files, to notice when pictures have changed.
+
+    without: a folder whose files do not count, nor do hidden ones, which file browsers leave.
+    """
+    found = []
+    for folder, below, files in os.walk(root.resolve()):
+        here = pathlib.Path(folder)
+        below[:] = [name for name in below if name[0] != "." and here / name != without.resolve()]
+        paths = [here / name for name in files if name[0] != "."]
+        found += [(str(path.relative_to(root.resolve())), _size(path)) for path in paths]
+    return hashlib.sha256(repr(sorted(found)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _size(path: pathlib.Path) -> int:
+    """Bytes; -1 for a link that leads nowhere."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 class FolderImages:

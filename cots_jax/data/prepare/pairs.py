@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from cots_jax.config import UserError
 from cots_jax.data.prepare.captions import clean_caption, fault_of
-from cots_jax.data.prepare.images import Images
+from cots_jax.data.prepare.images import Images, folder_digest
 from cots_jax.data.prepare.pictures import PictureError, normalise_picture, strict_decoding
 from cots_jax.data.prepare.progress import track
 from cots_jax.data.prepare.shards import file_digest
@@ -90,6 +90,7 @@ def _plan(out: pathlib.Path, options: PairsOptions) -> Plan:
         "captions_sha256": file_digest(options.captions),
         "images": images.resolve().name,
         "images_bytes": images.stat().st_size if images.is_file() else None,
+        "images_digest": folder_digest(images, without=out) if images.is_dir() else None,
         "held_out": options.held_out,
         "longest_side": options.longest_side,
         "image_column": options.image_column,

@@ -6,7 +6,7 @@ import io
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,16 +100,19 @@ class _Found:
 
     image: str
     caption: str
-    split: str | None
+    has_splits: bool  # then every row needs one: a row without would land in a split of our choice
 
 
-def _find_columns(names: list[str], columns: Columns) -> _Found:
-    split = next((name for name in names if name.lower() == SPLIT_COLUMN), None)
+def _find_columns(names: list[str], columns: Columns, has_splits: bool) -> _Found:
     return _Found(
         _column(names, columns.image, IMAGE_COLUMNS, "image_column"),
         _column(names, columns.caption, CAPTION_COLUMNS, "caption_column"),
-        split,
+        has_splits,
     )
+
+
+def _split_column(names: Iterable[str]) -> str | None:
+    return next((name for name in names if name.lower() == SPLIT_COLUMN), None)
 
 
 def _row(values: dict[str, Any], found: _Found, source_row: str) -> Row | BadRow:
@@ -123,8 +126,13 @@ def _row(values: dict[str, Any], found: _Found, source_row: str) -> Row | BadRow
         captions = [captions]
     if not (isinstance(captions, list) and captions and all(isinstance(c, str) for c in captions)):
         return BadRow("no_caption", source_row, image)
-    split = _stripped(values, found.split) if found.split else None
-    if split is not None and not SPLIT_NAME.fullmatch(split):
+    if not found.has_splits:
+        return Row(image, tuple(captions), None, source_row)
+    column = _split_column(values)
+    if column is None:
+        return BadRow("no_split", source_row, image)
+    split = _stripped(values, column)
+    if not SPLIT_NAME.fullmatch(split):
         return BadRow("bad_split_name", source_row, image)
     return Row(image, tuple(captions), split, source_row)
 
@@ -136,24 +144,37 @@ def _stripped(values: dict[str, Any], column: str) -> str:
 
 
 def _json_rows(path: pathlib.Path, lines: list[str], columns: Columns) -> Iterator[Row | BadRow]:
+    objects = (values for _, values in _json_values(path, lines) if isinstance(values, dict))
+    # objects need not have the same keys: any of them may be the only one with a split
+    has_splits = any(_split_column(values) for values in objects)
     found = None
     for number, values in _json_values(path, lines):
         source_row = f"{path.name}:{number}"
         if not isinstance(values, dict):
             yield BadRow("row_unreadable", source_row)
             continue
-        found = found or _find_columns(list(values), columns)
+        found = found or _find_columns(list(values), columns, has_splits)
         yield _row(values, found, source_row)
 
 
 def _json_values(path: pathlib.Path, lines: list[str]) -> Iterator[tuple[int, Any]]:
     """(line number, value) of each line, or (entry number, value) of a file that is one list."""
-    if path.suffix.lower() == ".json" and lines[0].lstrip().startswith("["):
-        yield from enumerate(_json_value("".join(lines)) or [], 1)
+    if path.suffix.lower() == ".json" and "".join(lines).lstrip().startswith("["):
+        yield from enumerate(_json_list(path, "".join(lines)), 1)
         return
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield number, _json_value(line)
+
+
+def _json_list(path: pathlib.Path, text: str) -> list[Any]:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"--captions={path} is no whole JSON list ({error}): mend it, or write one object a "
+            "line in a .jsonl file, where a bad line costs itself only"
+        ) from error
 
 
 def _json_value(text: str) -> Any:
@@ -168,7 +189,7 @@ def _delimited_rows(
 ) -> Iterator[Row | BadRow]:
     delimiter = max(DELIMITERS, key=lines[0].count)
     header = [name.strip() for name in next(csv.reader([lines[0]], delimiter=delimiter))]
-    found = _find_columns(header, columns)
+    found = _find_columns(header, columns, _split_column(header) is not None)
     for number, cells in _cells(lines, delimiter):
         source_row = f"{path.name}:{number}"
         if cells is None or len(cells) != len(header):

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run measures, on its way to the log and to the live line."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from cots_jax.errors import UserError
+from cots_jax.train.clock import Clock
+from cots_jax.train.logging import MetricsLog
+from cots_jax.train.progress import Progress, Rates
+
+MOST_SKIPPED = 20  # steps with non-finite gradients between two log lines, or in a row
+
+Numbers = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A step whose numbers are on the device still, with the rates at that moment."""
+
+    step: int
+    measured: Mapping[str, Any]
+    rates: Rates
+
+
+class Reporter:
+    """Logs and shows a step's numbers, which are fetched while the next one runs.
+
+    named: adds what the host knows of a step's numbers.
+    """
+
+    def __init__(
+        self,
+        named: Callable[[int, Numbers], Numbers],
+        log: MetricsLog,
+        progress: Progress,
+        clock: Clock,
+        guard: "SkipGuard",
+    ) -> None:
+        self._named, self._log, self._progress = named, log, progress
+        self._clock, self._guard = clock, guard
+        self._asked: Asked | None = None
+        self._last: Numbers = {}
+        self._recall: Numbers = {}
+
+    @property
+    def metrics(self) -> Numbers:
+        """Of the last logged step and of the last evaluation."""
+        return self._last | self._recall
+
+    def ask(self, step: int, measured: Mapping[str, Any]) -> None:
+        """Remembers what to fetch; waits for nothing."""
+        self._asked = Asked(step, measured, self._progress.meter.rates(step))
+
+    def settle(self) -> None:
+        """Logs and shows what was asked for, if anything was. Raises UserError like SkipGuard."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return
+        with self._clock.span("step"):
+            host = {name: float(x) for name, x in jax.device_get(asked.measured).items()}
+        self._last = self._named(asked.step, host) | {
+            "pairs_per_second": asked.rates.pairs_per_second,
+            "data_wait": asked.rates.data_wait,
+            "seconds": sum(self._clock.state().values()),
+        }
+        self._log.write(asked.step, self._last)
+        self._progress.update(asked.step, self.metrics)
+        self._guard.check(asked.step, int(host["skipped"]))
+
+    def evaluated(self, step: int, metrics: Numbers) -> None:
+        """Logs and shows an evaluation."""
+        self._recall = metrics
+        self._log.write(step, metrics)
+        self._progress.note(f"step {step}: {summary(metrics)}")
+
+
+class SkipGuard:
+    """Stops a run that gets nowhere; a bad step now and then changes nothing.
+
+    start, skipped: the step that the run goes on from, and the skipped ones until there.
+    """
+
+    def __init__(self, start: int, total: int, skipped: int) -> None:
+        self._step, self._total, self._skipped = start, total, skipped
+        self._broken = 0
+
+    def check(self, step: int, skipped: int) -> None:
+        """Raises UserError after MOST_SKIPPED bad steps, or where most are bad at the end."""
+        new, since = skipped - self._skipped, step - self._step
+        self._step, self._skipped = step, skipped
+        self._broken = new + (self._broken if new == since else 0)
+        lost = step == self._total and 2 * new > since and (self._broken > 1 or skipped == step)
+        if self._broken >= MOST_SKIPPED or lost:
+            raise UserError(
+                f"{self._broken} steps up to {step} had gradients that are not finite, and changed "
+                "nothing: lower config.optimizer.learning_rate, or look at the data"
+            )
+
+
+def summary(metrics: Mapping[str, float]) -> str:
+    """An evaluation in one line: R@1 both ways, or the tokenizer's measures."""
+    short = {name: value for name, value in metrics.items() if name.endswith("/r1")}
+    parts = []
+    for name, value in (short or metrics).items():
+        label = name.removeprefix("recall/").removesuffix("/r1").replace("image_to_text", "i2t")
+        parts.append(f"{label.replace('text_to_image', 't2i')} {value:.4g}")
+    return ", ".join(parts)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluation door a second time, and what it does not write over."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from doors import Said, run_evaluate
+from tiny_world import Tiny
+
+RUN = "--workdir=runs/tiny"
+GIVEN = ["--image_embeddings=i.npy", "--text_embeddings=t.npy", "--text_image=m.npy"]
+
+
+def files(folder: pathlib.Path) -> dict[str, int]:
+    """When each file of an evaluation was last written."""
+    return {name: (folder / name).stat().st_mtime_ns for name in ("results.json", "report.html")}
+
+
+@pytest.mark.xdist_group("tiny")
+class TestASecondTime:
+    def test_it_says_what_is_there(self, tiny: Tiny, tmp_path: pathlib.Path) -> None:
+        copy = tiny.copy(tmp_path, "tiny")
+        before = files(copy.run)
+        said = run_evaluate(copy.root, RUN)
+        assert said.status == 0, said.err
+        assert "already evaluated: runs/tiny at step 40" in said.err
+        assert said.out == tiny.evaluated.out
+        assert files(copy.run) == before
+
+    @pytest.mark.parametrize("flag", ["--again", "--data=data/tiny#train"])
+    def test_it_does_what_it_is_asked_for(
+        self, tiny: Tiny, tmp_path: pathlib.Path, flag: str
+    ) -> None:
+        copy = tiny.copy(tmp_path, "tiny")
+        before = files(copy.run)
+        said = run_evaluate(copy.root, RUN, flag)
+        assert said.status == 0, said.err
+        assert "already evaluated" not in said.err
+        assert not set(files(copy.run).items()) & set(before.items())
+
+    def test_files_of_others_stay(self, tiny: Tiny, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "report.html").write_text("mine")
+        said = run_evaluate(tiny.root, RUN, f"--out={tmp_path}")
+        assert said.status == 1
+        assert "not ours to replace" in said.line
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+class TestGivenVectors:
+    def score(self, folder: pathlib.Path, *flags: str) -> Said:
+        for name, array in (("i", np.eye(4)), ("t", np.eye(4)), ("m", np.arange(4))):
+            np.save(folder / f"{name}.npy", array.astype(np.int64 if name == "m" else np.float32))
+        return run_evaluate(folder, *GIVEN, *flags)
+
+    def test_they_get_a_folder_of_their_own(self, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "results.json").write_text("mine")
+        said = self.score(tmp_path)
+        assert said.status == 0, said.err
+        assert "results: i_evaluation/results.json" in said.err
+        assert (tmp_path / "i_evaluation" / "results.json").is_file()
+        assert (tmp_path / "results.json").read_text() == "mine"
+        assert self.score(tmp_path).status == 0
+
+    def test_a_named_folder_is_looked_at_first(self, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "results.json").write_text("mine")
+        said = self.score(tmp_path, "--out=.")
+        assert said.status == 1
+        assert "not ours to replace" in said.line
+        assert (tmp_path / "results.json").read_text() == "mine"
