@@ -21,7 +21,6 @@ import jax
 
 from cots_jax.arguments import parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
-from cots_jax.host_memory import keep_freed_memory
 from cots_jax.train.assemble import assembled
 from cots_jax.train.mesh import by_rows, make_mesh, whole
 
@@ -30,7 +29,6 @@ BLOCKS, STEPS = 8, 20
 
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
-    keep_freed_memory()
     config = parse_arguments(argv, __doc__ or "").config
     use_compilation_cache()
     mesh = make_mesh(config.hardware)

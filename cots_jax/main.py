@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from cots_jax.arguments import WrongUseError, parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
-from cots_jax.host_memory import keep_freed_memory
 from cots_jax.train.loop import train
 
 USAGE = (
@@ -20,7 +19,6 @@ USAGE = (
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0 done, 1 failed, 2 wrong use, 75 stopped by SIGTERM: start again."""
-    keep_freed_memory()
     try:
         arguments = parse_arguments(argv, USAGE)
         use_compilation_cache()

@@ -20,7 +20,6 @@ FLOORS = {
     "compilation_cache": 1,
     "config": 1,
     "files": 1,
-    "host_memory": 1,
     "manifest": 1,
     "schedule": 1,
     "checkpoint": 2,
