@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cots_jax.errors import UserError, nearest
+from cots_jax.schedule import schedule_values
 
 __all__ = ["Config", "UserError", "build_config"]
 
@@ -386,28 +387,18 @@ def _check_schedules(config: Config) -> None:
         "dvae.kl_weight": (dvae.kl_weight, 0.0, 1e6),
         "dvae.usage_weight": (dvae.usage_weight, 0.0, 1e6),
     }
+    values = {key: schedule_values(text, f"config.{key}") for key, (text, _, _) in bounds.items()}
     for key, (text, low, high) in bounds.items():
-        for value in _values(text):
+        for value in values[key]:
             if not low <= value <= high:
                 raise UserError(
                     f"config.{key} = {text!r}: every value must lie between {low} and {high}, and "
                     f"{value} does not"
                 )
-    if config.task is Task.COTS and not any(v for text in weights.values() for v in _values(text)):
+    if config.task is Task.COTS and not any(any(values[key]) for key in weights):
         raise UserError(
             f"config.{', config.'.join(weights)} are all 0, so nothing would be trained: set one"
         )
-
-
-def _values(schedule: str) -> list[float]:
-    """The finite values in the text of a schedule; what is not one, parse_schedule refuses."""
-    values = []
-    for part in schedule.split(","):
-        try:
-            values.append(float(part.partition("@")[0].split()[-1]))
-        except (ValueError, IndexError):
-            continue
-    return [value for value in values if math.isfinite(value)]
 
 
 def check_rows(config: Config) -> None:

@@ -3,7 +3,7 @@
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,10 @@ from cots_jax.retrieval.report import LevelCheck, write_report
 from cots_jax.retrieval.stored import (
     REPORT,
     RESULTS,
+    Stored,
     refuse_foreign,
-    store_results,
-    stored_results,
+    store,
+    stored,
 )
 
 
@@ -46,8 +47,8 @@ from cots_jax.retrieval.stored import (
 class Evaluation:
     """What `evaluate` found, and the file to look at."""
 
-    results: list[Result]
-    levels: list[LevelCheck]
+    results: Sequence[Result]
+    levels: Sequence[LevelCheck]
     file: Path
     before: str = ""  # what was found evaluated already; empty: it was done now
 
@@ -70,13 +71,12 @@ def evaluate_folder(
     opened = Pretrained.load(folder)
     sources = _sources(opened, data)
     made_from = _made_from(opened, sources)
-    stored = None if again is Switch.ON else stored_results(out, made_from)
-    if stored is not None:
-        before = f"{folder} at step {opened.step} (--again evaluates once more)"
-        return Evaluation(stored, [], out / REPORT, before)
-    evaluation = _evaluate(folder, opened, sources, out / REPORT)
-    store_results(out, evaluation.results, made_from)
-    return evaluation
+    found = None if again is Switch.ON else stored(out, made_from)
+    before = f"{folder} at step {opened.step} (--again evaluates once more)" if found else ""
+    if found is None:
+        found = _evaluate(folder, opened, sources, out / REPORT)
+        store(out, found, made_from)
+    return Evaluation(found.results, found.levels, out / REPORT, before)
 
 
 def _made_from(opened: Pretrained, sources: list[Source]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _made_from(opened: Pretrained, sources: list[Source]) -> dict[str, Any]:
     return {"version": version, "data": prints, **opened.identity()}
 
 
-def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: Path) -> Evaluation:
+def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: Path) -> Stored:
     size, length = opened.preprocessing.size, opened.config.data.text_length
     results, levels, examples, distances = [], [], [], {}
     with open_sets(sources, opened.tokenizer, size=size, length=length) as sets:
@@ -111,7 +111,7 @@ def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: P
         examples=examples,
         levels=levels,
     )
-    return Evaluation(results, levels, report)
+    return Stored(results, levels)
 
 
 def evaluate_embeddings(given: Embeddings, name: str, out: Path) -> Evaluation:

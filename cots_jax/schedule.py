@@ -88,23 +88,37 @@ class Schedule:
 
 
 def parse_schedule(text: str | float, clock: Clockwork, key: str) -> Schedule:
-    """Reads a schedule. `key` is the config key, for the error."""
+    """Reads a schedule. `key` is the config key, for the error. Raises UserError."""
+    points = [
+        Point(clock.steps(time, key) if time else 0, value, shape)
+        for value, time, shape in _written_points(text, key)
+    ]
+    if any(b.step < a.step for a, b in itertools.pairwise(points)):
+        raise UserError(f"{key} = {text!r}: the times must not go back")
+    return Schedule(tuple(points))
+
+
+def schedule_values(text: str | float, key: str) -> list[float]:
+    """The values that a schedule goes through; known before any clock is. Raises UserError."""
+    return [value for value, _, _ in _written_points(text, key)]
+
+
+def _written_points(text: str | float, key: str) -> list[tuple[float, str, str]]:
+    """(value, time, shape) as written; a single number has no time."""
     parts = str(text).split(",")
     if len(parts) == 1 and "@" not in parts[0]:
-        return Schedule((Point(0, _number(parts[0], text, key)),))
+        return [(_number(parts[0], text, key), "", "linear")]
     points = []
     for part in parts:
         value, at, time = part.partition("@")
         shape, _, number = value.strip().rpartition(" ")
-        if not at or shape not in ("", "linear", "cosine"):
+        if not at or not time.strip() or shape not in ("", "linear", "cosine"):
             raise UserError(
                 f"{key} = {text!r} is no schedule: write a number or 'value @ time, value @ time', "
                 "a point optionally after the word cosine"
             )
-        points.append(Point(clock.steps(time, key), _number(number, text, key), shape or "linear"))
-    if any(b.step < a.step for a, b in itertools.pairwise(points)):
-        raise UserError(f"{key} = {text!r}: the times must not go back")
-    return Schedule(tuple(points))
+        points.append((_number(number, text, key), time, shape or "linear"))
+    return points
 
 
 def _number(text: str, whole: str | float, key: str) -> float:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How configs and flags name prepared data: `FOLDER#SPLIT`, several joined by commas."""
 
+import collections
 import pathlib
 from collections.abc import Sequence
 
@@ -11,7 +12,8 @@ from cots_jax.errors import UserError
 def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
     """The sources that `text` names; empty text is none.
 
-    Raises UserError where a folder is missing; `prepare` is the command that makes it.
+    Raises UserError where one is named twice or its folder is missing; `prepare` is the command
+    that makes it.
     """
     sources = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -19,6 +21,9 @@ def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
         if not mark or not folder or not split:
             raise UserError(f"{key} = {text!r}: write FOLDER#SPLIT, e.g. data/emoji#train")
         sources.append(Source(folder, split))
+    repeated = [source for source, times in collections.Counter(sources).items() if times > 1]
+    if repeated:
+        raise UserError(f"{key} names {repeated[0].folder}#{repeated[0].split} twice: once will do")
     missing = [source.folder for source in sources if not pathlib.Path(source.folder).exists()]
     if missing:
         remedy = f"make it with: {prepare}" if prepare else "python -m cots_jax.prepare makes one"
@@ -32,3 +37,19 @@ def lineage_of(sources: Sequence[Source], fingerprints: Sequence[str]) -> tuple[
         f"{source.folder}#{source.split} ({fingerprint[:12]})"
         for source, fingerprint in zip(sources, fingerprints, strict=True)
     )
+
+
+def distinct_names(sources: Sequence[Source], short: Sequence[str]) -> list[str]:
+    """The short names; FOLDER#SPLIT for those that are alike, its folder in full if need be.
+
+    Metric names are split at slashes, so a folder's are written as dots.
+    """
+    longer = [f"{pathlib.Path(source.folder).name}#{source.split}" for source in sources]
+    full = [f"{source.folder}#{source.split}".replace("/", ".") for source in sources]
+    names = list(short)
+    for choice in (longer, full):
+        counts = collections.Counter(names)
+        names = [
+            other if counts[name] > 1 else name for name, other in zip(names, choice, strict=True)
+        ]
+    return names

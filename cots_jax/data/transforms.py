@@ -125,7 +125,7 @@ def _moves(a: Augmentation) -> bool:
 
 def _random_views(key: Array, a: Augmentation) -> tuple[View, View]:
     """The shown part of the picture along rows and columns."""
-    area, aspect, y, x, zoom, up, right, flip = jax.random.uniform(key, (8,))
+    area, aspect, y, x, zoom, up, right, flip = jax.random.uniform(key, (8,), jnp.float32)
     low, high = a.crop or (1.0, 1.0)
     area = low + (high - low) * area
     ratio = jnp.exp((2 * aspect - 1) * LOG_ASPECT / 2) if a.crop else 1.0
@@ -169,7 +169,7 @@ def _resampling_matrix(view: View, side: int, size: int) -> Array:
 def _recolour(key: Array, values: Array, a: Augmentation) -> Array:
     """Brightness, contrast, saturation, hue in this order, each clipped to 0..1; then grey."""
     strengths = jnp.asarray([a.brightness, a.contrast, a.saturation, a.hue], jnp.float32)
-    draws = jax.random.uniform(key, (6,))
+    draws = jax.random.uniform(key, (6,), jnp.float32)
     on = draws[4] < a.jitter_probability
     brightness, contrast, saturation, turn = jnp.where(on, (2 * draws[:4] - 1) * strengths, 0.0)
     # Plane by plane: three times as fast on CPU as arithmetic beside a last axis of 3.

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation of two towers on prepared splits; the training loop and `evaluate` call the same."""
 
-import collections
 import contextlib
 import dataclasses
 from collections.abc import Generator, Sequence
-from pathlib import Path
 
 from cots_jax.data.pipeline import Cache, PairTable, Source, image_batches, text_batches
+from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.models.two_stream import Params, TwoStream
 from cots_jax.retrieval.embed import (
@@ -64,22 +63,6 @@ def open_sets(
             )
             for name, source in zip(names, sources, strict=True)
         ]
-
-
-def distinct_names(sources: Sequence[Source], short: Sequence[str]) -> list[str]:
-    """The short names; FOLDER#SPLIT for those that are alike, its folder in full if need be.
-
-    Metric names are split at slashes, so a folder's are written as dots.
-    """
-    longer = [f"{Path(source.folder).name}#{source.split}" for source in sources]
-    full = [f"{source.folder}#{source.split}".replace("/", ".") for source in sources]
-    names = list(short)
-    for choice in (longer, full):
-        counts = collections.Counter(names)
-        names = [
-            other if counts[name] > 1 else name for name, other in zip(names, choice, strict=True)
-        ]
-    return names
 
 
 def evaluate_set(

@@ -144,13 +144,13 @@ def results_json(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def write_results(
-    path: Path, results: Sequence[Result], made_from: Mapping[str, Any] | None = None
+    path: Path, results: Sequence[Result], beside: Mapping[str, Any] | None = None
 ) -> None:
     """Writes results.json as a whole: a reader never sees half a file.
 
-    made_from: JSON that says what the numbers depend on, kept beside them.
+    beside: JSON under other keys than `results`, kept in the same file.
     """
-    content = results_json(results) | ({"made_from": dict(made_from)} if made_from else {})
+    content = results_json(results) | dict(beside or {})
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(Path(path), text)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an evaluation left in a folder: whether it is ours, and whether it still holds."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -9,29 +10,40 @@ from typing import Any
 
 from cots_jax.errors import UserError
 from cots_jax.retrieval.protocols import Result, read_results, write_results
-from cots_jax.retrieval.report import PAGE_MARK
+from cots_jax.retrieval.report import PAGE_MARK, LevelCheck
 
 RESULTS, REPORT = "results.json", "report.html"
 
 
-def store_results(out: Path, results: Sequence[Result], made_from: Mapping[str, Any]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What an evaluation of a trained folder found."""
+
+    results: Sequence[Result]
+    levels: Sequence[LevelCheck]
+
+
+def store(out: Path, found: Stored, made_from: Mapping[str, Any]) -> None:
     """Writes results.json with what it was made from, and the digest of the report beside it.
 
     Comes after the report: where results.json is, all is. made_from: JSON, whatever the numbers
     depend on.
     """
-    write_results(out / RESULTS, results, {**made_from, "report": _digest(out / REPORT)})
+    levels = [dataclasses.asdict(level) for level in found.levels]
+    origin = {**made_from, "report": _digest(out / REPORT)}
+    write_results(out / RESULTS, found.results, {"levels": levels, "made_from": origin})
 
 
-def stored_results(out: Path, made_from: Mapping[str, Any]) -> list[Result] | None:
-    """What `store_results` wrote; None where it or its report is missing, changed or of others."""
+def stored(out: Path, made_from: Mapping[str, Any]) -> Stored | None:
+    """What `store` wrote; None where it or its report is missing, changed or of others."""
     try:
-        stored = json.loads((out / RESULTS).read_text(encoding="utf-8")).get("made_from")
-    except (OSError, ValueError, AttributeError):
+        content = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        if content["made_from"] != {**made_from, "report": _digest(out / REPORT)}:
+            return None
+        levels = [LevelCheck(**level) for level in content["levels"]]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if stored is None or stored != {**made_from, "report": _digest(out / REPORT)}:
-        return None
-    return read_results(out / RESULTS)
+    return Stored(read_results(out / RESULTS), levels)
 
 
 def refuse_foreign(out: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from cots_jax.config import Config, Task
-from cots_jax.data.pipeline import Cache, PairTable, Source
+from cots_jax.data.pipeline import PairTable, Source
 from cots_jax.data.records import open_split, read_facts
 from cots_jax.data.specs import lineage_of, parse_sources
 from cots_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
@@ -57,7 +57,7 @@ def claimed(workdir: Path, config: Config) -> Generator[None]:
     """Sees that the workdir is empty or of the same config, and that no second run is in it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
+        lock = (workdir / ".lock").open("a")
     except OSError as error:
         raise UserError(
             f"cannot write in {workdir} ({error.strerror}): choose another --workdir"
@@ -138,7 +138,7 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
     with contextlib.ExitStack() as stack:
         tokenizer = _tokenizer(config, workdir, train)
         table = stack.enter_context(
-            PairTable(train, tokenizer, size=size, length=length, cache=Cache(data.cache))
+            PairTable(train, tokenizer, size=size, length=length, cache=data.cache)
         )
         sets = stack.enter_context(open_sets(held_out, tokenizer, size=size, length=length))
         clock = Clockwork(config.batch, table.pairs)

@@ -17,6 +17,7 @@ from cots_jax.batch import Batch
 from cots_jax.config import Config, Negatives, Towers
 from cots_jax.data.masking import TextMasking, masked_count
 from cots_jax.data.pipeline import PairTable, training_batches
+from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.data.transforms import HALF, Augmentation
 from cots_jax.errors import UserError
@@ -29,7 +30,6 @@ from cots_jax.retrieval.embed import Preprocessing
 from cots_jax.retrieval.evaluation import (
     EvaluationSet,
     Lineage,
-    distinct_names,
     evaluate_set,
     flat,
 )

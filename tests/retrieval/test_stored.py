@@ -9,8 +9,8 @@ import pytest
 from cots_jax.errors import UserError
 from cots_jax.retrieval.metrics import Ranks, summarise
 from cots_jax.retrieval.protocols import describe_set, make_result, results_json, write_results
-from cots_jax.retrieval.report import write_report
-from cots_jax.retrieval.stored import refuse_foreign, store_results, stored_results
+from cots_jax.retrieval.report import LevelCheck, write_report
+from cots_jax.retrieval.stored import Stored, refuse_foreign, store, stored
 
 MADE_FROM = {"version": "1", "step": 3, "checkpoint": "abc", "data": ["a#val 123"]}
 
@@ -22,16 +22,20 @@ def some_results():
     return [make_result("val", protocol, summarise(ranks))]
 
 
+def some_findings():
+    return Stored(some_results(), [LevelCheck("words", 1.5, "below 2", "nats", alive=True)])
+
+
 @pytest.fixture
 def out(tmp_path):
     """A folder with an evaluation in it."""
     write_report(tmp_path / "report.html", title="t", summary_facts={}, results=some_results())
-    store_results(tmp_path, some_results(), MADE_FROM)
+    store(tmp_path, some_findings(), MADE_FROM)
     return tmp_path
 
 
 def test_what_was_stored_comes_back(out):
-    assert stored_results(out, MADE_FROM) == some_results()
+    assert stored(out, MADE_FROM) == some_findings()
     refuse_foreign(out)
 
 
@@ -39,7 +43,7 @@ def test_what_was_stored_comes_back(out):
     "change", [{"version": "2"}, {"step": 4}, {"checkpoint": "abd"}, {"data": ["a#val 124"]}]
 )
 def test_other_origins_are_told_apart(out, change):
-    assert stored_results(out, MADE_FROM | change) is None
+    assert stored(out, MADE_FROM | change) is None
 
 
 @pytest.mark.parametrize("text", [None, '<dl class="facts">of another run'])
@@ -47,7 +51,7 @@ def test_a_report_that_went_or_changed_is_noticed(out, text):
     (out / "report.html").unlink()
     if text is not None:
         (out / "report.html").write_text(text)
-    assert stored_results(out, MADE_FROM) is None
+    assert stored(out, MADE_FROM) is None
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"results": []}', "\udcff"])
@@ -55,7 +59,7 @@ def test_results_of_unknown_origin_are_not_used(out, text):
     (out / "results.json").unlink()
     if text is not None:
         (out / "results.json").write_bytes(text.encode(errors="surrogateescape"))
-    assert stored_results(out, MADE_FROM) is None
+    assert stored(out, MADE_FROM) is None
 
 
 def test_the_rows_keep_their_promised_form(out):

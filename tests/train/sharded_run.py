@@ -2,7 +2,8 @@
 """Two steps of a small real model on 8 fake devices: `sharded_run.py OUT.npz` (test_sharding).
 
 Arms: one device, data=8, data=4 x fsdp=2 with the batch in two pieces, all in float64, and data=8
-in float32 with a queue eight times as long, the rest of which is not valid.
+in float32 with a queue eight times as long, the rest of which is not valid. All of them augment,
+make their image tokens online and align with the momentum rows, as the recipes do.
 """
 
 import dataclasses
@@ -18,9 +19,19 @@ import quick
 import toy_model
 from jax.sharding import AxisType
 
-from cots_jax.config import HardwareConfig, MaskedConfig, MethodConfig, Negatives, Switch
+from cots_jax.config import (
+    AlignmentConfig,
+    FilterConfig,
+    HardwareConfig,
+    MaskedConfig,
+    MethodConfig,
+    Negatives,
+    Switch,
+    Teacher,
+)
 from cots_jax.data.masking import TextMasking
 from cots_jax.data.transforms import Augmentation
+from cots_jax.models.dvae import Dvae, DvaeConfig
 from cots_jax.models.two_stream import TwoStream, model_size
 from cots_jax.objectives.momentum_filter import FilterState
 from cots_jax.objectives.queue import Queue
@@ -31,6 +42,9 @@ from cots_jax.train.step import CotsStep, Knobs, Method
 
 b, SHORT, LONG, CODES, WORDS = 16, 1024, 8192, 16, 24
 MASKED = MaskedConfig(image_ratio=0.5, text_ratio=0.5)
+# Random by row, and yet without rounding in its float32, whatever the compiler makes of it.
+AUGMENTATION = Augmentation(flip_probability=0.5, brightness=0.3)
+DVAE = DvaeConfig(image_size=16, patch=8, codes=CODES, code_dim=8, width=16)
 SIZE = model_size("tiny-16", HardwareConfig(scan=Switch.ON), WORDS)
 ARMS = {
     "one": {"shape": (1, 1, 1)},
@@ -47,28 +61,41 @@ def make_step(mesh, length, accumulate):
         temperature=0.1,
         reference_batch=64,
         masked=MASKED,
+        alignment=AlignmentConfig(teacher=Teacher.MOMENTUM),
+        filter=FilterConfig(kappa=1.0),
     )
     return CotsStep(
         model=TwoStream(SIZE, MASKED, CODES, frozenset({"mvm", "mlm"})),
         method=method,
         masking=TextMasking(4, WORDS, toy_model.SPECIAL),
-        augmentation=Augmentation(),
+        augmentation=AUGMENTATION,
         optimizer=optax.trace(0.5),
         mesh=mesh,
         active=frozenset(OBJECTIVES),
         paused=frozenset(),
+        dvae=DVAE,
         accumulate=accumulate,
     )
 
 
-def make_state(step, length, dtype):
-    def draw(make, seed):
-        rng = np.random.default_rng(seed)
-        shapes = jax.eval_shape(make, jax.random.key(0))
-        return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(dtype), shapes)
+def draw(make, seed, dtype):
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.2, leaf.shape).astype(dtype), shapes)
 
+
+def make_frozen(dtype):
+    def make(key):
+        pixels = np.zeros((1, 16, 16, 3), np.float32)
+        return Dvae(DVAE).init(key, pixels, method=Dvae.encode_ids)["params"]
+
+    return draw(make, 4, dtype)
+
+
+def make_state(step, length, dtype):
     model, rng = step.model, np.random.default_rng(3)
-    params = {"towers": draw(model.init_towers, 0), "heads": draw(model.init_heads, 1)}
+    towers, teacher = (draw(model.init_towers, seed, dtype) for seed in (0, 2))
+    params = {"towers": towers, "heads": draw(model.init_heads, 1, dtype)}
     e = SIZE.vision.embed_dim
     queue = Queue(
         *(np.zeros((length, e), dtype) for _ in range(2)),
@@ -82,7 +109,7 @@ def make_state(step, length, dtype):
     queue.valid[:SHORT] = rng.random(SHORT) < 0.7
     # Unseen statistics: each batch is judged by its own mean, and some rows go.
     seen = FilterState(*(np.zeros(2, dtype) for _ in range(3)))
-    return fresh_state(params, step.optimizer, Method(draw(model.init_towers, 2), queue, seen))
+    return fresh_state(params, step.optimizer, Method(teacher, queue, seen))
 
 
 def make_batch(seed):
@@ -92,7 +119,7 @@ def make_batch(seed):
         batch,
         image=rng.integers(0, 256, (b, 1, 16, 16, 3)).astype(np.uint8),
         image_mask=rng.permuted(np.tile([True, True, False, False], (b, 1)), axis=1),
-        image_tokens=rng.integers(0, CODES, (b, 4)).astype(np.int32),
+        image_tokens=None,
         weight=(np.arange(b) != 5).astype(np.float32),
     )
 
@@ -127,12 +154,13 @@ def run(shape, length=SHORT, dtype=np.float64, accumulate=1):
         filter_warm=np.bool_(True),
     )
     knobs = jax.device_put(knobs, whole(mesh))
+    frozen = jax.device_put(make_frozen(dtype), whole(mesh))
     first = jax.device_put(make_batch(0), by_rows(mesh))
-    compiled = quick.jit(step).lower(state, {}, first, knobs).compile()
+    compiled = quick.jit(step).lower(state, frozen, first, knobs).compile()
     losses = []
     for seed in (0, 1):
         batch = jax.device_put(make_batch(seed), by_rows(mesh))
-        state, metrics = compiled(state, {}, batch, knobs)
+        state, metrics = compiled(state, frozen, batch, knobs)
         losses.append({name: float(value) for name, value in metrics.items()})
     moved = [
         jax.tree_util.keystr(path)

@@ -3,8 +3,8 @@
 
 import pytest
 
-from cots_jax.data.specs import parse_sources
-from cots_jax.retrieval.evaluation import distinct_names
+from cots_jax.data.specs import distinct_names, parse_sources
+from cots_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,8 @@ def test_sets_are_named_by_split_and_by_more_only_where_two_are_alike(
         (tmp_path / folder).mkdir(parents=True)
     sources = parse_sources(named, "config.data.eval")
     assert distinct_names(sources, [source.split for source in sources]) == wanted
+
+
+def test_a_split_named_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match="twice"):
+        parse_sources(f"{tmp_path}#val,{tmp_path}#test, {tmp_path}#val", "config.data.eval")
