@@ -140,6 +140,7 @@ class AugmentationConfig:
     grey_probability: float = 0.0
     flip_probability: float = 0.0
     fill: float = 1.0
+    word_dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,11 +113,13 @@ def equations(jaxpr):
 
 
 def downcasts(jaxpr):
-    """Conversions from float64 to a narrower float."""
+    """Conversions from float64 to a narrower float; Python's own numbers take any width."""
     found = []
     for equation in equations(jaxpr):
         if equation.primitive.name == "convert_element_type":
             before, after = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
+            if equation.invars[0].aval.weak_type:
+                continue
             if before == np.float64 and np.issubdtype(after, np.floating) and after != before:
                 found.append(equation)
     return found

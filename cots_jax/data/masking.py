@@ -184,6 +184,27 @@ def mask_text(
     return MaskedText(masked, positions, targets, used.astype(jnp.float32))
 
 
+def drop_words(
+    keys: Key[Array, "b"],
+    text: Int32[Array, "b l"],
+    rate: float,
+    masking: TextMasking,
+) -> Int32[Array, "b l"]:
+    """Puts [MASK] in the place of each ordinary token with probability `rate`.
+
+    Word dropout (Iyyer et al., 2015) that keeps the places (own choice). Row i depends on keys[i]
+    alone.
+    """
+
+    def drop(key: Array, row: Array) -> Array:
+        dropped = jax.random.uniform(key, row.shape, jnp.float32) < rate
+        for special in masking.special_ids:
+            dropped &= row != special
+        return jnp.where(dropped, masking.mask_id, row)
+
+    return jax.vmap(drop)(keys, text)
+
+
 def _rank(score: Array) -> Array:
     """How many of a row's scores come first, for each; equal scores in order of place."""
     place = jnp.arange(score.shape[1])

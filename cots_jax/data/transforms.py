@@ -21,12 +21,13 @@ HALF = (0.5, 0.5, 0.5)
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How far training pictures may stray; the default does nothing but normalise.
+    """How far training pairs may stray; the default does nothing but normalise.
 
     shift: furthest move, in fractions of the side. scale: largest change of log size. crop: range
     of the area of a random resized crop, None without. brightness, contrast, saturation: the
     factor is uniform in 1-x..1+x. hue: furthest turn, in full circles. fill: the value in 0..1
-    shown outside of the picture.
+    shown outside of the picture. word_dropout: share of a text's tokens that the online text tower
+    does not see (`masking.drop_words`).
     """
 
     shift: float = 0.0
@@ -40,6 +41,7 @@ class Augmentation:
     grey_probability: float = 0.0
     flip_probability: float = 0.0
     fill: float = 1.0
+    word_dropout: float = 0.0
     mean: tuple[float, float, float] = HALF
     std: tuple[float, float, float] = HALF
 
@@ -51,6 +53,7 @@ class Augmentation:
         for name in ("brightness", "contrast", "saturation"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0..1")
         _require(0 <= self.hue <= 0.5, "hue", self.hue, "0..0.5")
+        _require(0 <= self.word_dropout < 1, "word_dropout", self.word_dropout, "0 to below 1")
         if self.crop is not None:
             _require(
                 0 < self.crop[0] <= self.crop[1] <= 1, "crop", self.crop, "0 < low <= high <= 1"

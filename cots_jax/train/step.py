@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from cots_jax.batch import Batch
 from cots_jax.config import MethodConfig, Negatives, Switch
-from cots_jax.data.masking import MaskedText, TextMasking, mask_text
+from cots_jax.data.masking import MaskedText, TextMasking, drop_words, mask_text
 from cots_jax.data.transforms import Augmentation, augment
 from cots_jax.models.apply import apply
 from cots_jax.models.dvae import Dvae, DvaeConfig
@@ -31,7 +31,7 @@ from cots_jax.objectives.total import Losses, Terms, Tools, Views, denominators,
 from cots_jax.train.mesh import by_rows, row_shards, state_shardings, whole
 from cots_jax.train.state import State, advance, unless_broken
 
-AUGMENTATION, TEXT_MASK = 0, 1  # what a row's key is folded with
+AUGMENTATION, TEXT_MASK, WORD_DROPOUT = 0, 1, 2  # what a row's key is folded with
 
 
 @flax.struct.dataclass
@@ -174,6 +174,14 @@ class CotsStep:
         size = self.model.config.vision.image_size
         return augment(keys, rows.batch.image, self.augmentation, size)
 
+    def _fewer_words(self, rows: RowInputs) -> Array:
+        """The online tower's texts; the keys come from the whole ones."""
+        rate, text = self.augmentation.word_dropout, rows.batch.text
+        if not rate:
+            return text
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, WORD_DROPOUT))(rows.key)
+        return drop_words(keys, text, rate, self.masking)
+
     def _mask_texts(self, rows: RowInputs) -> MaskedText:
         every = self.method.masked.text_every
         keys = jax.vmap(lambda key: jax.random.fold_in(key, TEXT_MASK))(rows.key[::every])
@@ -186,7 +194,7 @@ class CotsStep:
         ids = batch.image_tokens
         return Views(
             image=self._augmented(rows) if with_image else jnp.zeros((1, 1, 1, 1, 3)),
-            text=batch.text,
+            text=self._fewer_words(rows),
             text_length=batch.text_length,
             group_id=batch.group_id,
             row=rows.row,

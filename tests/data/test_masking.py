@@ -15,6 +15,7 @@ from cots_jax.data import masking
 from cots_jax.data.masking import (
     TextMasking,
     blockwise_masks,
+    drop_words,
     masked_count,
     masked_positions,
     text_slots,
@@ -230,6 +231,25 @@ def test_a_row_depends_on_its_own_key_alone():
         np.testing.assert_array_equal(getattr(whole, field.name), getattr(joined, field.name))
     other = _mask(text, lengths, ratio=0.3, seed=10)
     assert (np.asarray(other.positions) != np.asarray(whole.positions)).any()
+
+
+class TestWordDropout:
+    def test_the_rate_and_what_it_may_touch(self):
+        text, _ = _texts(4000, 24)
+        keys = jax.random.split(jax.random.key(0), len(text))
+        after = np.asarray(drop_words(keys, text, 0.2, BERT))
+        ordinary = ~np.isin(text, BERT.special_ids)
+        dropped = after != np.asarray(text)
+        assert not dropped[~ordinary].any()
+        assert (after[dropped] == BERT.mask_id).all()
+        spread = np.sqrt(0.2 * 0.8 / ordinary.sum())
+        assert abs(dropped[ordinary].mean() - 0.2) < 5 * spread
+
+    def test_a_row_depends_on_its_own_key_alone(self):
+        text, _ = _texts(16, 24)
+        keys = jax.random.split(jax.random.key(0), len(text))
+        whole = drop_words(keys, text, 0.5, BERT)
+        np.testing.assert_array_equal(whole[5:9], drop_words(keys[5:9], text[5:9], 0.5, BERT))
 
 
 @pytest.mark.parametrize(

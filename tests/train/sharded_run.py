@@ -43,7 +43,7 @@ from cots_jax.train.step import CotsStep, Knobs, Method
 b, SHORT, LONG, CODES, WORDS = 16, 1024, 8192, 16, 24
 MASKED = MaskedConfig(image_ratio=0.5, text_ratio=0.5)
 # Random by row, and yet without rounding in its float32, whatever the compiler makes of it.
-AUGMENTATION = Augmentation(flip_probability=0.5, brightness=0.3)
+AUGMENTATION = Augmentation(flip_probability=0.5, brightness=0.3, word_dropout=0.2)
 DVAE = DvaeConfig(image_size=16, patch=8, codes=CODES, code_dim=8, width=16)
 SIZE = model_size("tiny-16", HardwareConfig(scan=Switch.ON), WORDS)
 ARMS = {

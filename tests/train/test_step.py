@@ -15,11 +15,13 @@ import toy_step
 from toy_step import CURSOR, STORED, b, compiled, k, make_knobs, make_state, only
 
 from cots_jax.config import HardwareConfig, Negatives, Switch, build_config
+from cots_jax.data.masking import drop_words
 from cots_jax.data.transforms import normalise
 from cots_jax.objectives.contrastive import Rows
 from cots_jax.schedule import Clockwork
 from cots_jax.train.cots import CotsTask, read_schedules
 from cots_jax.train.mesh import make_mesh
+from cots_jax.train.step import WORD_DROPOUT
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -215,6 +217,34 @@ class TestSwitches:
         wanted = np.mean([oracles.instance_loss(pairs, i, columns, 0.1) for i in range(b)])
         np.testing.assert_allclose(gradients_of(state, batch, make_knobs()), wanted, rtol=1e-10)
         assert abs(run()[1]["loss/instance"] - wanted) > 0.1
+
+    def test_words_are_dropped_for_the_online_tower_alone(self):
+        step = toy_step.make_step(make_mesh(HardwareConfig()))
+        fewer = dataclasses.replace(step.augmentation, word_dropout=0.5)
+        step = dataclasses.replace(
+            step, augmentation=fewer, active=frozenset({"instance"}), paused=frozenset()
+        )
+        state, batch = found_state(), the_batch()
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(3), 0), b)
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, WORD_DROPOUT))(keys)
+        seen = np.asarray(drop_words(keys, jnp.asarray(batch.text), 0.5, step.masking))
+        assert 0 < (seen != batch.text).mean() < 0.5
+
+        @quick.jit
+        def found(state, batch, knobs):
+            found = step.gradients(state, {}, batch, knobs)
+            return found.losses.sums.instance / b, found.keys
+
+        loss, keys = found(state, batch, make_knobs())
+        clean = features(state.method.momentum_params, batch)
+        np.testing.assert_allclose(keys.text, clean[1], rtol=1e-12)
+        online = features(state.params["towers"], dataclasses.replace(batch, text=seen))
+        pairs = oracles.Pairs(*online, *clean, batch.group_id)
+        queue = state.method.queue
+        columns = oracles.columns_of(queue.image, queue.text, queue.group_id, queue.valid)
+        columns += oracles.columns_of(*clean, batch.group_id, np.ones(b, bool), rows=range(b))
+        wanted = np.mean([oracles.instance_loss(pairs, i, columns, 0.1) for i in range(b)])
+        np.testing.assert_allclose(loss, wanted, rtol=1e-10)
 
 
 class TestWeights:
