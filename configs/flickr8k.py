@@ -20,7 +20,7 @@ def get_config(names: str = "") -> ConfigDict:
     config.name = "flickr8k"
     config.seed = 0
     config.model = "photo-32"  # ViT 4 x 128 at 32 px, patch 8; BERT 2 x 128
-    config.duration = "7000 steps"
+    config.duration = "9000 steps"
     config.batch = 64  # pairs
     config.checkpoint_every = "10%"
     config.evaluate_every = "10%"
@@ -47,13 +47,14 @@ def get_config(names: str = "") -> ConfigDict:
             "contrast": 0.3,
             "saturation": 0.3,
             "fill": 0.5,
+            "word_dropout": 0.2,
         }
     )
     config.method = ConfigDict(
         {
-            "queue_length": 2048,  # pairs
+            "queue_length": 256,  # pairs; longer ones did worse at this size
             "negatives": "queue_and_batch",
-            "temperature": 0.07,
+            "temperature": 0.05,
             "momentum": "0.99",  # a reference batch
             "reference_batch": 64,  # pairs
             "weight_instance": "1",

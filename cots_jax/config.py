@@ -144,6 +144,15 @@ class AugmentationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """Published weights to start from: a file, a folder, or a hub name (see weights/load.py)."""
+
+    image: str = ""
+    text: str = ""
+    allow: str = ""  # pattern of arrays that may be left over
+
+
+@dataclasses.dataclass(frozen=True)
 class AlignmentConfig:
     """KL alignment of the two retrieval tasks."""
 
@@ -249,6 +258,7 @@ class Config:
     image_tokenizer: str = ""  # a trained dVAE workdir, for MVM ids made online
     image_tokenizer_config: str = ""  # the `--config` that trains it, for the error without it
     evaluation_towers: Towers = Towers.ONLINE
+    init_from: InitConfig = InitConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     method: MethodConfig = MethodConfig()
     dvae: DvaeConfigKeys = DvaeConfigKeys()

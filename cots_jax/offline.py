@@ -14,10 +14,10 @@ from jaxtyping import Array
 
 from cots_jax.batch import Batch
 from cots_jax.config import Switch
-from cots_jax.data.masking import TextMasking
 from cots_jax.data.pipeline import Source, paired_evaluation_batches
 from cots_jax.data.records import read_facts
 from cots_jax.data.specs import parse_sources
+from cots_jax.data.tokenizer import text_masking
 from cots_jax.errors import UserError
 from cots_jax.models.apply import apply
 from cots_jax.models.dvae import Dvae
@@ -142,8 +142,7 @@ def check_levels(opened: Pretrained, folder: Path, chosen: EvaluationSet) -> lis
 
     checks = []
     if "mlm" in model.heads:
-        words = opened.tokenizer
-        masking = TextMasking(words.mask_id, words.vocab_size, words.special_ids)
+        masking = text_masking(opened.tokenizer)
         found = word_level(model, opened.towers, heads, masking, batches())
         checks += _token_checks("masked language modelling", name, found, 0.2)
     image_tokenizer = load_frozen(folder) if "mvm" in model.heads else None
@@ -151,7 +150,8 @@ def check_levels(opened: Pretrained, folder: Path, chosen: EvaluationSet) -> lis
         module, params = Dvae(image_tokenizer.config), image_tokenizer.params
 
         def tokenize(view: Array) -> Array:
-            pixels = (view[:, 0] + 1) / 2
+            mean, std = (jnp.asarray(x)[None, None, None] for x in (vision.mean, vision.std))
+            pixels = view[:, 0] * std + mean
             return apply(module, params, jnp.asarray(pixels), method=Dvae.encode_ids)
 
         found = code_level(model, opened.towers, heads, tokenize, batches())

@@ -13,11 +13,13 @@ import tokenizers
 from jaxtyping import Bool, Int32
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from cots_jax.data.masking import TextMasking
 from cots_jax.errors import UserError
 from cots_jax.files import write_whole
 
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA_SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")  # the end pads too, and nothing masks
 CONTINUATION = "##"
 CHUNK = 4096  # texts encoded at once
 LONGEST_WORD = 100  # characters; BERT's own limit, a longer word is [UNK]
@@ -34,6 +36,8 @@ class Encoded:
 class Tokenizer:
     """A fixed vocabulary with the five special tokens of BERT; safe in threads, equal in processes.
 
+    CLIP's has no mask token: `mask_id` is None.
+
     The wrapped library object is never changed after construction, so that lengths asked for in
     one thread do not reach another.
     """
@@ -47,7 +51,7 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         special = _special_ids(backend)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = special
-        self.special_ids: tuple[int, ...] = special
+        self.special_ids: tuple[int, ...] = tuple(id for id in special if id is not None)
 
     def encode(self, texts: Sequence[str], length: int) -> Encoded:
         """[CLS] … [SEP] padded to `length`; a longer text loses its end but keeps [SEP]."""
@@ -101,6 +105,12 @@ class Tokenizer:
         write_whole(pathlib.Path(path), self.to_json())
 
 
+def text_masking(tokenizer: Tokenizer) -> TextMasking:
+    """What masking must know of it. Without a mask token nothing may ask for one."""
+    mask = -1 if tokenizer.mask_id is None else tokenizer.mask_id
+    return TextMasking(mask, tokenizer.vocab_size, tokenizer.special_ids)
+
+
 def train_wordpiece(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     """A WordPiece vocabulary of at most `vocab_size` pieces from the captions (own choice).
 
@@ -139,14 +149,18 @@ def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
     return _load_name(str(source))
 
 
-def _special_ids(backend: tokenizers.Tokenizer) -> tuple[int, int, int, int, int]:
+def _special_ids(backend: tokenizers.Tokenizer) -> tuple[int, int, int, int, int | None]:
     for names in (BERT_SPECIALS, ROBERTA_SPECIALS):
         pad, unk, cls, sep, mask = (backend.token_to_id(name) for name in names)
         if not (pad is None or unk is None or cls is None or sep is None or mask is None):
             return pad, unk, cls, sep, mask
+    start, end = (backend.token_to_id(name) for name in CLIP_SPECIALS)
+    if start is not None and end is not None:
+        return end, end, start, end, None
+    known = "; ".join(map(" ".join, (BERT_SPECIALS, ROBERTA_SPECIALS, CLIP_SPECIALS)))
     raise UserError(
         "this tokenizer lacks special tokens for padding, unknown, start, end and mask: looked for "
-        f"{' '.join(BERT_SPECIALS)} and {' '.join(ROBERTA_SPECIALS)}; use a BERT-like one"
+        f"{known}; use one that has such"
     )
 
 

@@ -243,7 +243,7 @@ class Block(nn.Module):
         if self.config.layer_scale is None:
             return x
         initial = nn.initializers.constant(self.config.layer_scale)
-        return x * self.param(name, initial, (self.config.width,))[None, None]
+        return x * self.param(name, initial, (self.config.width,))[None, None].astype(x.dtype)
 
 
 class Transformer(nn.Module):

@@ -12,11 +12,14 @@ from cots_jax.config import Condition, HardwareConfig, MaskedConfig
 from cots_jax.errors import UserError, nearest
 from cots_jax.models.apply import apply
 from cots_jax.models.masked_head import MaskedHead, MaskedHeadConfig
-from cots_jax.models.text import TextConfig, TextTower
-from cots_jax.models.transformer import Activation, Norm, TransformerConfig
+from cots_jax.models.text import Pooling, TextConfig, TextTower
+from cots_jax.models.transformer import Activation, Norm, Span, TransformerConfig
 from cots_jax.models.vision import Encoded, ImageTower, VisionConfig
 
 Params = Any  # nested dict of arrays
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # as published with its weights
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +39,34 @@ def _sizes() -> dict[str, TwoStreamConfig]:
 
     base = TransformerConfig(12, 768, 12, 3072, epsilon=1e-12)  # ViT-B, published epsilon of HF
     bert = TransformerConfig(12, 768, 12, 3072, norm=Norm.POST, epsilon=1e-12)
-    quick = Activation.QUICK_GELU  # a third of the exact one's time on CPU
+    quick = Activation.QUICK_GELU  # CLIP's own, and a third of the exact one's time on CPU
     small = TransformerConfig(4, 128, 4, 512, activation=quick, init_std=None)
     short = dataclasses.replace(small, layers=2, norm=Norm.POST, epsilon=1e-12)
     photo = TransformerConfig(4, 192, 6, 768, activation=quick, init_std=None)
     caption = dataclasses.replace(photo, layers=2, norm=Norm.POST, epsilon=1e-12)
+    # The six-layer text towers of 22.7 M parameters that sentence-transformers publishes.
+    minilm = TransformerConfig(6, 384, 12, 1536, norm=Norm.POST, epsilon=1e-12)
+    beit = {
+        side: dataclasses.replace(base, layer_scale=0.1, relative_bias_side=side)
+        for side in (14, 24)
+    }
+    clip = TransformerConfig(12, 768, 12, 3072, activation=quick, epsilon=1e-5)
+    clip_text = dataclasses.replace(clip, width=512, heads=8, mlp=2048, span=Span.CAUSAL)
     tiny = TransformerConfig(2, 32, 2, 64, init_std=None)
     tiny_text = dataclasses.replace(tiny, layers=1, norm=Norm.POST, epsilon=1e-12)
     return {
         "b16-384": TwoStreamConfig(vision(384, 16, base), text(bert, 512)),
         "b16-224": TwoStreamConfig(vision(224, 16, base), text(bert, 512)),
+        "beit-b16-384": TwoStreamConfig(vision(384, 16, beit[24]), text(bert, 512)),
+        "beit-b16-224": TwoStreamConfig(vision(224, 16, beit[14]), text(bert, 512)),
+        "clip-b16-224": TwoStreamConfig(
+            VisionConfig(224, 16, clip, 512, embedding_norm=True, mean=CLIP_MEAN, std=CLIP_STD),
+            TextConfig(clip_text, 77, 49_408, token_types=0, pooling=Pooling.LAST, embed_dim=512),
+        ),
         "photo-32": TwoStreamConfig(vision(32, 8, small), text(short, 64)),
         "photo-64": TwoStreamConfig(vision(64, 16, photo), text(caption, 64)),
         "photo-96": TwoStreamConfig(vision(96, 16, photo), text(caption, 64)),
+        "photo-64-minilm": TwoStreamConfig(vision(64, 16, photo), text(minilm, 512)),
         "emoji-32": TwoStreamConfig(vision(32, 8, small, 128), text(short, 32, 128)),
         "tiny-16": TwoStreamConfig(vision(16, 8, tiny, 16), text(tiny_text, 32, 16)),
     }

@@ -29,6 +29,9 @@ class VisionConfig:
     patch: int  # pixels a side
     transformer: TransformerConfig
     embed_dim: int = 256
+    embedding_norm: bool = False  # a norm before the first block; CLIP has one
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the colours, for values in 0..1
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     @property
     def side(self) -> int:
@@ -87,6 +90,8 @@ class ImageTower(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(cls, (b * t, 1, width)), x], axis=1)
         position = self.param("position_embedding", normal, (config.tokens + 1, width))
         x = x + position[None].astype(x.dtype)
+        if config.embedding_norm:
+            x = layer_norm(config.transformer.epsilon, "embedding_norm")(x)
         x = Transformer(config.transformer, name="transformer")(x)
         if config.transformer.norm is Norm.PRE:
             x = layer_norm(config.transformer.epsilon, "final_norm")(x)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from cots_jax.batch import Batch
 from cots_jax.data.masking import TextMasking, mask_text, masked_positions
+from cots_jax.data.transforms import normalise
 from cots_jax.models.two_stream import Params, TwoStream
 from cots_jax.objectives.masked import cross_entropy, gather_positions
 from cots_jax.objectives.total import masked_patches, partner
@@ -52,7 +53,7 @@ def word_level(
         masked = mask_text(keys, batch.text, batch.text_length, ratio=ratio, masking=masking)
         seen = model.encode_text(towers, masked.text, batch.text_length)
         hidden = gather_positions(seen.tokens, masked.positions)
-        image = partner(model, model.encode_image(towers, _view(batch)))
+        image = partner(model, model.encode_image(towers, _view(model, batch)))
         both = [
             cross_entropy(model.predict_words(heads, towers, hidden, p), masked.targets)
             for p in (image, _exchange(image))
@@ -74,7 +75,7 @@ def code_level(
 
     @jax.jit
     def losses(towers: Params, heads: Params, batch: Batch) -> tuple[Array, ...]:
-        image = _view(batch)
+        image = _view(model, batch)
         positions = masked_positions(batch.image_mask, masked_patches(model))
         seen = model.encode_image(towers, image, batch.image_mask)
         hidden = gather_positions(seen.tokens, positions)
@@ -99,9 +100,9 @@ def retrieval_kl(
     return float(np.mean(np.sum((np.exp(x) - np.exp(y)) * (x - y), axis=1)) / 2)
 
 
-def _view(batch: Batch) -> Array:
-    # Every size here normalises with mean and deviation 0.5; see train/cots.py.
-    return jnp.asarray(batch.image, jnp.float32) / 127.5 - 1
+def _view(model: TwoStream, batch: Batch) -> Array:
+    vision = model.config.vision
+    return normalise(jnp.asarray(batch.image), vision.mean, vision.std)
 
 
 def _exchange(feature: Array) -> Array:

@@ -154,6 +154,8 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
             task = DvaeTask(config, clock, mesh, table, DVAES[config.model], sets, lineage)
         else:
             task = CotsTask(config, clock, mesh, table, tokenizer, image_tokenizer, sets, lineage)
+            if not (workdir / "config.json").exists():
+                _ = task.initial  # read now, so that what does not fit is found before all else
         _bind(workdir, config, tokenizer, image_tokenizer)
         yield task
 

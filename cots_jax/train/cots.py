@@ -2,6 +2,7 @@
 """The COTS task: what the loop trains when `task = "cots"`."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
 from cots_jax.config import Config, Negatives, Towers
-from cots_jax.data.masking import TextMasking, masked_count
+from cots_jax.data.masking import masked_count
 from cots_jax.data.pipeline import PairTable, training_batches
 from cots_jax.data.specs import distinct_names
-from cots_jax.data.tokenizer import Tokenizer
-from cots_jax.data.transforms import HALF, Augmentation
+from cots_jax.data.tokenizer import Tokenizer, text_masking
+from cots_jax.data.transforms import Augmentation
 from cots_jax.errors import UserError
-from cots_jax.models.two_stream import TwoStream, model_size
+from cots_jax.models.two_stream import Params, TwoStream, model_size
+from cots_jax.models.vision import VisionConfig
 from cots_jax.objectives.momentum_filter import empty_filter
 from cots_jax.objectives.queue import empty_queue
 from cots_jax.objectives.total import OBJECTIVES, Terms
@@ -38,6 +41,7 @@ from cots_jax.train.mesh import row_shards, state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.state import State, fresh_state
 from cots_jax.train.step import CotsStep, Knobs, Method
+from cots_jax.weights.load import merged, read_initial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +106,12 @@ class CotsTask:
         self.model = TwoStream(size, config.method.masked, codes, heads)
         self._check()
         vision = size.vision
-        self.preprocessing = Preprocessing(vision.image_size, HALF, HALF)
+        self.preprocessing = Preprocessing(vision.image_size, vision.mean, vision.std)
         self._step = CotsStep(
             model=self.model,
             method=config.method,
-            masking=TextMasking(tokenizer.mask_id, tokenizer.vocab_size, tokenizer.special_ids),
-            augmentation=_augmentation(config),
+            masking=text_masking(tokenizer),
+            augmentation=_augmentation(config, vision),
             optimizer=make_optimizer(config.optimizer),
             mesh=mesh,
             active=self.schedules.active,
@@ -137,6 +141,29 @@ class CotsTask:
 
         shardings = state_shardings(self.mesh, jax.eval_shape(make))
         return jax.jit(make, out_shardings=shardings)()
+
+    def initialised(self, state: State) -> State:
+        """A fresh state with the weights of `config.init_from` in it, momentum towers too."""
+        if not self.initial:
+            return state
+
+        def placed(new: Any, old: Array) -> Array:
+            return jax.device_put(new, old.sharding)
+
+        params = jax.tree.map(placed, merged(state.params, self.initial), state.params)
+        teacher = jax.tree.map(jnp.copy, params["towers"])  # a buffer of its own
+        method = dataclasses.replace(state.method, momentum_params=teacher)
+        return dataclasses.replace(state, params=params, method=method)
+
+    @functools.cached_property
+    def initial(self) -> Params:
+        """The weights of `config.init_from`. Raises UserError where they do not fit."""
+        key = jax.random.key(0)
+        like = {
+            "towers": jax.eval_shape(self.model.init_towers, key),
+            "heads": jax.eval_shape(self.model.init_heads, key),
+        }
+        return read_initial(self.config.init_from, self.model.config, like)
 
     def frozen(self) -> Any:
         """The image tokenizer's parameters on the mesh; empty without one."""
@@ -299,6 +326,12 @@ class CotsTask:
 
     def _check_masks(self) -> None:
         masked, active = self.config.method.masked, self.schedules.active
+        dropout = self.config.augmentation.word_dropout
+        if self.tokenizer.mask_id is None and ("mlm" in active or dropout):
+            raise UserError(
+                "the tokenizer has no mask token: set config.method.weight_mlm=0 and "
+                "config.augmentation.word_dropout=0, or take another tokenizer"
+            )
         if "mlm" in active and not masked.text_ratio:
             raise UserError(
                 "config.method.masked.text_ratio = 0 masks nothing: raise it, or set "
@@ -312,6 +345,7 @@ class CotsTask:
             )
 
 
-def _augmentation(config: Config) -> Augmentation:
+def _augmentation(config: Config, vision: VisionConfig) -> Augmentation:
     fields: dict[str, Any] = dataclasses.asdict(config.augmentation)
-    return Augmentation(**fields | {"crop": fields["crop"] or None})
+    fields |= {"crop": fields["crop"] or None, "mean": vision.mean, "std": vision.std}
+    return Augmentation(**fields)

@@ -100,6 +100,10 @@ class DvaeTask:
         shardings = state_shardings(self.mesh, jax.eval_shape(make))
         return jax.jit(make, out_shardings=shardings)()
 
+    def initialised(self, state: State) -> State:
+        """The fresh state as it is: no published weights start a dVAE."""
+        return state
+
     def frozen(self) -> Params:
         """Nothing."""
         return {}

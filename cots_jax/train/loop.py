@@ -63,7 +63,9 @@ def _run(
     state = task.fresh()
     found = checkpoint.latest(workdir / CHECKPOINTS)
     start, position, before = 0, None, None
-    if found is not None:
+    if found is None:
+        state = task.initialised(state)
+    else:
         same_origin(checkpoint.read_fact(found.path, "facts"), task.facts(), workdir)
         state = task.restored(found.path, state)
         start, kept = found.step, checkpoint.read_fact(found.path, "data")

@@ -10,8 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+from clip_like import clip_like
 
-from cots_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
+from cots_jax.data.tokenizer import Tokenizer, load_tokenizer, text_masking, train_wordpiece
 from cots_jax.errors import UserError
 
 CAPTIONS = [
@@ -155,6 +156,16 @@ def test_special_tokens_of_a_hugging_face_file_cannot_be_spelt(bert):
     loaded = Tokenizer.from_json(json.dumps(file))
     texts = ["a [SEP] dog and a very long tail", CAPTIONS[0]]
     np.testing.assert_array_equal(loaded.encode(texts, 20).ids, bert.encode(texts, 20).ids)
+
+
+def test_clips_tokens_end_and_pad_alike_and_none_masks():
+    clip = clip_like()
+    encoded = clip.encode(["b a", "a"], 5)
+    np.testing.assert_array_equal(encoded.ids, [[2, 1, 0, 3, 3], [2, 0, 3, 3, 3]])
+    np.testing.assert_array_equal(encoded.length, [4, 3])
+    assert clip.mask_id is None
+    assert set(clip.special_ids) == {2, 3}
+    assert text_masking(clip).special_ids == clip.special_ids
 
 
 def test_json_round_trip(trained, tmp_path):

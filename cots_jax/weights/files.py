@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of published weights as named arrays; nothing in them is ever executed."""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from cots_jax.errors import UserError
+
+Tensors = Mapping[str, np.ndarray]
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+CONVERT = (
+    'python -c "import sys, torch; from safetensors.torch import save_file; '
+    "weights = torch.load(sys.argv[1], weights_only=True); "
+    'save_file(dict((k, v.clone()) for k, v in weights.items()), sys.argv[2])"'
+)
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """All arrays of a `.safetensors` or `.npz` file, or of a folder that holds one (or shards).
+
+    bfloat16 becomes float32. Raises UserError: nothing there, damaged, or a pickle, which could run
+    code when it is read.
+    """
+    path = Path(path)
+    files = _files_of(path) if path.is_dir() else [path]
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
+        found = _read_file(file)
+        twice = sorted(set(found) & set(tensors))
+        if twice:
+            raise UserError(f"{path}: {twice[0]} stands in more than one file: keep one of them")
+        tensors |= found
+    return tensors
+
+
+def _files_of(folder: Path) -> list[Path]:
+    shards = sorted(folder.glob("model-*-of-*.safetensors"))
+    for found in ([folder / "model.safetensors"], shards, sorted(folder.glob("*.npz"))):
+        if found and all(file.is_file() for file in found):
+            _check_shards(folder, found)
+            return found
+    pickled = [file for file in sorted(folder.iterdir()) if file.suffix in PICKLES]
+    if pickled:
+        _refuse_pickle(pickled[0])
+    raise UserError(f"{folder} holds no model.safetensors and no .npz: name the file itself")
+
+
+def _check_shards(folder: Path, found: list[Path]) -> None:
+    number = re.search(r"-of-0*(\d+)\.", found[0].name)
+    if number and len(found) != int(number.group(1)):
+        raise UserError(f"{folder} holds {len(found)} of {number.group(1)} shards: fetch the rest")
+
+
+def _read_file(file: Path) -> dict[str, np.ndarray]:
+    if file.suffix in PICKLES:
+        _refuse_pickle(file)
+    if not file.is_file():
+        raise UserError(f"there are no weights at {file}")
+    try:
+        return _read_npz(file) if file.suffix == ".npz" else _read_safetensors(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+        raise UserError(
+            f"{file} cannot be read ({error}): it is damaged, or no .safetensors or .npz file; "
+            "fetch it again"
+        ) from error
+
+
+def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
+    with safe_open(file, framework="np") as opened:
+        names = opened.keys()
+        return {name: _widened(opened.get_tensor(name)) for name in names}
+
+
+def _read_npz(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as opened:
+        return {name: _widened(opened[name]) for name in opened.files}
+
+
+def _widened(tensor: np.ndarray) -> np.ndarray:
+    return tensor.astype(np.float32) if tensor.dtype.name == "bfloat16" else tensor
+
+
+def _refuse_pickle(file: Path) -> None:
+    command = f"{CONVERT} {file} {file.with_suffix('.safetensors')}"
+    raise UserError(
+        f"{file} is a pickle, which may run code when it is read. If you trust it, convert it "
+        f"where torch is installed: {command}"
+    )

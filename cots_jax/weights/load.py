@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`config.init_from`: published weights into freshly started towers."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cots_jax.config import InitConfig
+from cots_jax.errors import UserError
+from cots_jax.models.two_stream import Params, TwoStreamConfig
+from cots_jax.weights import bert, clip, vit
+from cots_jax.weights.files import read_tensors
+from cots_jax.weights.mapping import Format, flat, import_tree, nested
+from cots_jax.weights.positions import Resize, resized_positions
+
+WORDS = ("word_embeddings.weight", "token_embedding.weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFormat:
+    """A format of image towers: what its position embeddings are called, and resized how."""
+
+    format: Format
+    positions: str = ""
+    resize: Resize = Resize.BICUBIC
+
+
+TEXT_FORMATS = (bert.TEXT_TOWER, clip.TEXT_TOWER)
+IMAGE_FORMATS = (
+    ImageFormat(clip.IMAGE_TOWER, "vision_model.embeddings.position_embedding.weight"),
+    ImageFormat(vit.BEIT),
+    ImageFormat(vit.VIT, "embeddings.position_embeddings"),
+    ImageFormat(vit.TIMM, "pos_embed"),
+    ImageFormat(vit.AUGREG, "posembed_input/pos_embedding", Resize.CORNERS),
+    ImageFormat(vit.BIG_VISION, "pos_embedding", Resize.CORNERS),
+)
+
+
+def read_initial(init: InitConfig, size: TwoStreamConfig, like: Params) -> Params:
+    """Those parameters of {"towers", "heads"} that `init` names weights for, in float32.
+
+    like: the shapes of all parameters. Raises UserError before anything is trained: weights that
+    are missing, damaged, of another architecture or another vocabulary.
+    """
+    found: dict[str, np.ndarray] = {}
+    towers, heads = like["towers"], like["heads"]
+    if init.image:
+        tree = _image_tower(init, size, towers["image"])
+        found |= {f"towers/image/{path}": leaf for path, leaf in flat(tree).items()}
+    if init.text:
+        tensors = bert.modern(read_tensors(_local(init.text, "text")))
+        _check_vocabulary(tensors, towers["text"], init.text)
+        fmt = _format_of(tensors, TEXT_FORMATS, "text", init.text)
+        tree = import_tree(tensors, fmt, towers["text"], source=init.text, allow=init.allow)
+        found |= {f"towers/text/{path}": leaf for path, leaf in flat(tree).items()}
+        if "mlm" in heads and any("cls.predictions." in name for name in tensors):
+            tree = import_tree(
+                tensors, bert.MASKED_HEAD, heads["mlm"], source=init.text, allow=init.allow
+            )
+            found |= {f"heads/mlm/{path}": leaf for path, leaf in flat(tree).items()}
+    return nested({path: np.asarray(leaf, np.float32) for path, leaf in found.items()})
+
+
+def merged(fresh: Params, initial: Params) -> Params:
+    """The fresh parameters, those of `initial` in their place."""
+    if not isinstance(fresh, Mapping):
+        return initial
+    return {
+        name: merged(tree, initial[name]) if name in initial else tree
+        for name, tree in fresh.items()
+    }
+
+
+def _image_tower(init: InitConfig, size: TwoStreamConfig, like: Mapping[str, Any]) -> Params:
+    tensors = read_tensors(_local(init.image, "image"))
+    fmt = _format_of(tensors, [known.format for known in IMAGE_FORMATS], "image", init.image)
+    chosen = next(known for known in IMAGE_FORMATS if known.format is fmt)
+    name = next((n for n in tensors if chosen.positions and n.endswith(chosen.positions)), "")
+    if name:
+        table = tensors[name]
+        rows = resized_positions(table.reshape(table.shape[-2:]), size.vision.side, chosen.resize)
+        tensors[name] = rows.reshape(*table.shape[:-2], *rows.shape)
+    return import_tree(tensors, fmt, like, source=init.image, allow=init.allow)
+
+
+def _format_of(
+    tensors: Mapping[str, np.ndarray], formats: Sequence[Format], tower: str, source: str
+) -> Format:
+    """The first format of which a file has all names of layer 0."""
+    for fmt in formats:
+        layer = [name.format(i=0) for r in fmt.rules for name in r.theirs if "{i}" in name]
+        if any(all(p + n in tensors for n in layer) for p in ("", *fmt.prefixes)):
+            return fmt
+    known = ", ".join(fmt.name for fmt in formats)
+    raise UserError(
+        f"{source} holds no {tower} tower that is known here ({known}); its first names are "
+        f"{', '.join(sorted(tensors)[:3]) or 'none'}"
+    )
+
+
+def _check_vocabulary(tensors: Mapping[str, np.ndarray], like: Mapping[str, Any], source: str):
+    words = next((t for n, t in tensors.items() if n.endswith(WORDS)), None)
+    wanted = like["token_embedding"].shape[0]
+    if words is not None and len(words) != wanted:
+        raise UserError(
+            f"{source} embeds {len(words):,} tokens and the tokenizer has {wanted:,}: set "
+            "config.data.tokenizer to the one that belongs to the weights"
+        )
+
+
+def _local(name: str, tower: str) -> Path:
+    """The folder or file of that name, or a download of the hub's repository of that name."""
+    if Path(name).exists():
+        return Path(name)
+    # A repository is OWNER/NAME; anything else was meant to be a path.
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise UserError(f"config.init_from.{tower} = {name!r}: there is no such file or folder")
+    from huggingface_hub import snapshot_download  # slow to import, and seldom needed
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["model*.safetensors", "*.json"]))
+    except Exception as error:  # of any of its many kinds: no network, no such name, no rights
+        raise UserError(
+            f"config.init_from.{tower} = {name!r} is no file or folder here, and it cannot be "
+            f"fetched from the hub ({type(error).__name__}): fetch it by hand and name its folder"
+        ) from error

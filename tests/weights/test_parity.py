@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Towers with converted weights give what Hugging Face's torch implementations give."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cots_jax.models.apply import apply
+from cots_jax.models.text import Pooling, TextConfig, TextTower
+from cots_jax.models.transformer import Activation, Norm, Span, TransformerConfig
+from cots_jax.models.vision import ImageTower, VisionConfig
+from cots_jax.weights import bert, clip, vit
+from cots_jax.weights.files import read_tensors
+from cots_jax.weights.mapping import flat, import_tree, nested
+
+torch = pytest.importorskip("torch", reason="parity needs torch: pip install torch==2.13.0")
+transformers = pytest.importorskip("transformers")
+
+WIDTH, LAYERS, HEADS, MLP, WORDS, LENGTH = 48, 3, 4, 96, 60, 11
+SIZES = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": MLP,
+}
+STACK = TransformerConfig(LAYERS, WIDTH, HEADS, MLP, epsilon=1e-12)
+TOLERANCE = {"float64": 1e-9, "float32": 2e-5}
+
+
+@pytest.fixture(params=["float64", "float32"])
+def kind(request):
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+def spread(model, kind):
+    """Random parameters, norms and biases too: the published start would hide a swapped pair."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2 + 0.05)
+    return model.to(getattr(torch, kind)).eval()
+
+
+def tensors_of(model):
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def converted(folder, fmt, tower, *inputs):
+    """A tower's parameters out of a folder; our own start where the format has none."""
+    fresh = tower.init(jax.random.key(0), *inputs)["params"]
+    tensors = bert.modern(read_tensors(folder))
+    found = flat(import_tree(tensors, fmt, fresh, source="test"))
+    return nested(flat(fresh) | found)
+
+
+def hidden_states(tower, params, *inputs):
+    """Outputs after each block: a tower of the first blocks ends in a hidden state of the whole."""
+    for count in range(1, LAYERS + 1):
+        stack = dataclasses.replace(tower.config.transformer, layers=count)
+        shorter = type(tower)(dataclasses.replace(tower.config, transformer=stack))
+        first = {
+            path: leaf[:count] if path.startswith("transformer/blocks/") else leaf
+            for path, leaf in flat(params).items()
+        }
+        yield apply(shorter, nested(first), *inputs)
+
+
+def assert_near(found, wanted, kind):
+    wanted = wanted.detach().numpy()
+    assert str(found.dtype) == kind
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE[kind] * scale)
+
+
+class TestBert:
+    @pytest.fixture
+    def theirs(self, kind, tmp_path):
+        config = transformers.BertConfig(
+            vocab_size=WORDS, max_position_embeddings=20, attn_implementation="eager", **SIZES
+        )
+        theirs = spread(transformers.BertForMaskedLM(config), kind)
+        theirs.save_pretrained(tmp_path)
+        return theirs
+
+    stack = dataclasses.replace(STACK, norm=Norm.POST)
+    ours = TextTower(TextConfig(stack, positions=20, vocabulary=WORDS))
+
+    def test_all_hidden_states(self, theirs, kind, tmp_path):
+        rng = np.random.default_rng(0)
+        text = jnp.asarray(rng.integers(0, WORDS, (3, LENGTH)), jnp.int32)
+        length = jnp.array([LENGTH, 7, 4], jnp.int32)
+        params = converted(tmp_path, bert.TEXT_TOWER, self.ours, text, length)
+        seen = torch.tensor(np.arange(LENGTH)[None] < np.asarray(length)[:, None])
+        with torch.no_grad():
+            wanted = theirs.bert(
+                torch.tensor(np.asarray(text)).long(),
+                attention_mask=seen.long(),
+                output_hidden_states=True,
+            ).hidden_states
+        for state, ours in zip(wanted[1:], hidden_states(self.ours, params, text, length)):
+            assert_near(ours.tokens[seen.numpy()], state[seen], kind)
+
+
+class TestImageTowers:
+    SIDE, PATCH = 32, 8
+
+    def image(self, kind):
+        rng = np.random.default_rng(1)
+        return jnp.asarray(rng.normal(size=(2, 1, self.SIDE, self.SIDE, 3)), kind)
+
+    def hidden_states_of(self, theirs, image):
+        pixels = torch.tensor(np.asarray(image[:, 0]).transpose(0, 3, 1, 2))
+        with torch.no_grad():
+            return theirs(pixels, output_hidden_states=True)
+
+    def test_vit(self, kind, tmp_path):
+        config = transformers.ViTConfig(image_size=self.SIDE, patch_size=self.PATCH, **SIZES)
+        theirs = spread(transformers.ViTModel(config), kind)
+        theirs.save_pretrained(tmp_path)
+        tower = ImageTower(VisionConfig(self.SIDE, self.PATCH, STACK))
+        image = self.image(kind)
+        params = converted(tmp_path, vit.VIT, tower, image)
+        wanted = self.hidden_states_of(theirs, image)
+        norm = theirs.layernorm
+        for state, ours in zip(wanted.hidden_states[1:], hidden_states(tower, params, image)):
+            assert_near(ours.cls, norm(state)[:, 0], kind)
+            assert_near(ours.tokens, norm(state)[:, 1:], kind)
+        assert_near(ours.cls, wanted.last_hidden_state[:, 0], kind)
+
+    def test_beit(self, kind, tmp_path):
+        config = transformers.BeitConfig(
+            image_size=self.SIDE,
+            patch_size=self.PATCH,
+            use_relative_position_bias=True,
+            use_mask_token=True,
+            layer_scale_init_value=0.1,
+            **SIZES,
+        )
+        theirs = spread(transformers.BeitModel(config), kind)
+        theirs.save_pretrained(tmp_path)
+        stack = dataclasses.replace(
+            STACK, layer_scale=0.1, relative_bias_side=self.SIDE // self.PATCH
+        )
+        tower = ImageTower(VisionConfig(self.SIDE, self.PATCH, stack))
+        image = self.image(kind)
+        params = converted(tmp_path, vit.BEIT, tower, image)
+        assert not params["position_embedding"].any()
+        wanted = self.hidden_states_of(theirs, image)
+        mine = hidden_states(tower, params, image)
+        for state, ours in zip(wanted.hidden_states[1:], mine):
+            norm = torch.nn.functional.layer_norm(state, (WIDTH,), eps=1e-12)
+            assert_near(ours.cls, norm[:, 0], kind)
+            assert_near(ours.tokens, norm[:, 1:], kind)
+
+
+class TestClip:
+    SIDE, PATCH = 32, 8
+
+    @pytest.fixture
+    def theirs(self, kind, tmp_path):
+        config = transformers.CLIPConfig(
+            text_config={"vocab_size": WORDS, "max_position_embeddings": 20, **SIZES},
+            vision_config={"image_size": self.SIDE, "patch_size": self.PATCH, **SIZES},
+            projection_dim=12,
+        )
+        # The token of the highest id ends a text.
+        config.text_config.eos_token_id = WORDS - 1
+        theirs = spread(transformers.CLIPModel(config), kind)
+        theirs.save_pretrained(tmp_path)
+        return theirs
+
+    stack = dataclasses.replace(STACK, epsilon=1e-5, activation=Activation.QUICK_GELU)
+
+    def test_the_image_tower(self, theirs, kind, tmp_path):
+        config = VisionConfig(self.SIDE, self.PATCH, self.stack, 12, embedding_norm=True)
+        tower = ImageTower(config)
+        rng = np.random.default_rng(1)
+        image = jnp.asarray(rng.normal(size=(2, 1, self.SIDE, self.SIDE, 3)), kind)
+        params = converted(tmp_path, clip.IMAGE_TOWER, tower, image)
+        pixels = torch.tensor(np.asarray(image[:, 0]).transpose(0, 3, 1, 2))
+        with torch.no_grad():
+            states = theirs.vision_model(pixels, output_hidden_states=True).hidden_states
+            norm = theirs.vision_model.post_layernorm
+            for state, ours in zip(states[1:], hidden_states(tower, params, image)):
+                assert_near(ours.tokens, norm(state)[:, 1:], kind)
+            joint = theirs.visual_projection(norm(states[-1])[:, 0])
+        assert_near(apply(tower, params, image).joint, unit_rows(joint), kind)
+
+    def test_the_text_tower(self, theirs, kind, tmp_path):
+        stack = dataclasses.replace(self.stack, span=Span.CAUSAL)
+        config = TextConfig(stack, 20, WORDS, token_types=0, pooling=Pooling.LAST, embed_dim=12)
+        tower = TextTower(config)
+        rng = np.random.default_rng(0)
+        text = rng.integers(0, WORDS - 1, (3, LENGTH))
+        length = np.array([LENGTH, 7, 4])
+        text[np.arange(3), length - 1] = WORDS - 1
+        inputs = jnp.asarray(text, jnp.int32), jnp.asarray(length, jnp.int32)
+        params = converted(tmp_path, clip.TEXT_TOWER, tower, *inputs)
+        seen = torch.tensor(np.arange(LENGTH)[None] < length[:, None])
+        with torch.no_grad():
+            found = theirs.text_model(
+                torch.tensor(text), attention_mask=seen.long(), output_hidden_states=True
+            )
+            norm = theirs.text_model.final_layer_norm
+            mine = hidden_states(tower, params, *inputs)
+            for state, ours in zip(found.hidden_states[1:], mine):
+                assert_near(ours.tokens[seen.numpy()], norm(state)[seen], kind)
+            joint = theirs.text_projection(found.pooler_output)
+        assert_near(apply(tower, params, *inputs).joint, unit_rows(joint), kind)
+
+
+def unit_rows(x):
+    return x / x.norm(dim=-1, keepdim=True)
