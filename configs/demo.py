@@ -52,7 +52,7 @@ def get_config(names: str = "") -> ConfigDict:
     )
     config.method = ConfigDict(
         {
-            "queue_length": 256,  # pairs; longer ones did worse at this size
+            "queue_length": 1024,  # pairs
             "negatives": "queue_and_batch",  # a queue alone falls into a short cut in small runs
             "temperature": 0.05,
             "momentum": "0.99",  # a reference batch

@@ -54,7 +54,7 @@ def converted(folder, fmt, tower, *inputs):
     fresh = tower.init(jax.random.key(0), *inputs)["params"]
     tensors = bert.modern(read_tensors(folder))
     found = flat(import_tree(tensors, fmt, fresh, source="test"))
-    return nested(flat(fresh) | found)
+    return jax.tree.map(jnp.asarray, nested(flat(fresh) | found))
 
 
 def hidden_states(tower, params, *inputs):
