@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cots_jax.config import Merge
 from cots_jax.models.apply import apply
+from cots_jax.models.masked_head import MaskedHead, MaskedHeadConfig
 from cots_jax.models.text import Pooling, TextConfig, TextTower
 from cots_jax.models.transformer import Activation, Norm, Span, TransformerConfig
 from cots_jax.models.vision import ImageTower, VisionConfig
@@ -103,6 +105,22 @@ class TestBert:
             ).hidden_states
         for state, ours in zip(wanted[1:], hidden_states(self.ours, params, text, length)):
             assert_near(ours.tokens[seen.numpy()], state[seen], kind)
+
+    def test_the_masked_head_without_a_partner(self, theirs, kind, tmp_path):
+        """A partner of zeros leaves BERT's own head."""
+        config = MaskedHeadConfig(self.stack, WORDS, Merge.ADD)
+        hidden = jnp.asarray(np.random.default_rng(2).normal(size=(2, 5, WIDTH)), kind)
+        nobody = jnp.zeros((2, 7), kind)
+        tensors = read_tensors(tmp_path)
+        words = jnp.asarray(tensors["bert.embeddings.word_embeddings.weight"])
+        head = MaskedHead(config)
+        fresh = head.init(jax.random.key(0), hidden, nobody, words)["params"]
+        found = import_tree(tensors, bert.MASKED_HEAD, fresh, source="test")
+        params = jax.tree.map(jnp.asarray, nested(flat(fresh) | flat(found)))
+        assert set(flat(fresh)) - set(flat(found)) == {"partner/kernel", "partner/bias"}
+        with torch.no_grad():
+            wanted = theirs.cls(torch.tensor(np.asarray(hidden)))
+        assert_near(apply(head, params, hidden, nobody, words), wanted, kind)
 
 
 class TestImageTowers:
