@@ -25,7 +25,7 @@ def get_config(names: str = "") -> ConfigDict:
     config.evaluate_every = "1 epoch"
     config.log_every = "50 steps"
     config.diagnose_every = "1000 steps"
-    config.image_tokenizer = ""  # the published dVAE is not built in yet, so MVM is off below
+    config.image_tokenizer = ""  # DALL-E's encoder, if you have it (docs/weights.md); none: no MVM
     config.data = ConfigDict(
         {
             "train": "data/pretrain#train",
@@ -56,7 +56,7 @@ def get_config(names: str = "") -> ConfigDict:
             "momentum": "0.99",  # R
             "reference_batch": 2048,  # what the momentum is given for; O
             "weight_instance": "1",  # R
-            "weight_mvm": "0",  # R is 1; O until the published dVAE is built in
+            "weight_mvm": "0",  # R is 1; set it where image_tokenizer is named
             "weight_mlm": "1",  # R
             "weight_task": "1",  # R
             "column_chunk": 0,  # O

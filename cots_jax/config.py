@@ -15,100 +15,27 @@ from typing import Any
 
 from cots_jax.errors import UserError, nearest
 from cots_jax.schedule import schedule_values
+from cots_jax.switches import (
+    Cache,
+    Condition,
+    Decayed,
+    Direction,
+    Forward,
+    Gradient,
+    MaskedUnit,
+    Merge,
+    Negatives,
+    Precision,
+    SameGroup,
+    Switch,
+    Task,
+    Teacher,
+    TemperatureRule,
+    TokenizerInput,
+    Towers,
+)
 
 __all__ = ["Config", "UserError", "build_config"]
-
-
-class Task(enum.StrEnum):
-    """What a config trains."""
-
-    COTS = "cots"
-    DVAE = "dvae"
-
-
-class Negatives(enum.StrEnum):
-    """Where the contrastive negatives come from: the queue (R), or also the batch's keys (O)."""
-
-    QUEUE = "queue"
-    QUEUE_AND_BATCH = "queue_and_batch"
-
-
-class SameGroup(enum.StrEnum):
-    """What a column of the same group is to a row (O)."""
-
-    MASK = "mask"
-    NEGATIVE = "negative"
-    POSITIVE = "positive"
-
-
-class Teacher(enum.StrEnum):
-    """The target row of the KL alignment (O): the online rows, the same held fixed, or momentum."""
-
-    ONLINE = "online"
-    STOPPED = "stopped"
-    MOMENTUM = "momentum"
-
-
-class Direction(enum.StrEnum):
-    """Which row is drawn towards which (O)."""
-
-    BOTH = "both"
-    IMAGE_TO_TEXT = "image_to_text"  # the image-to-text row is the student
-    TEXT_TO_IMAGE = "text_to_image"
-
-
-class Merge(enum.StrEnum):
-    """How the paired global feature enters a masked prediction (added: R, low confidence)."""
-
-    ADD = "add"
-    CONCAT = "concat"
-
-
-class Condition(enum.StrEnum):
-    """Which global feature of the other modality enters (O)."""
-
-    CLS = "cls"
-    JOINT = "joint"
-
-
-class Gradient(enum.StrEnum):
-    """Whether a gradient goes through the other modality's feature (O)."""
-
-    FLOW = "flow"
-    STOP = "stop"
-
-
-class Towers(enum.StrEnum):
-    """Which towers an evaluation uses (O)."""
-
-    ONLINE = "online"
-    MOMENTUM = "momentum"
-
-
-class Precision(enum.StrEnum):
-    """Matmul policy of the towers; parameters, softmaxes and losses are float32 always.
-
-    BFLOAT16_OPERANDS takes bf16 and keeps float32 results, for CPUs with bf16 matrix units.
-    """
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    BFLOAT16_OPERANDS = "bfloat16_operands"
-
-
-class Switch(enum.StrEnum):
-    """On or off, readable on a command line."""
-
-    ON = "on"
-    OFF = "off"
-
-
-class Cache(enum.StrEnum):
-    """Where decoded pictures and token ids wait for their batch."""
-
-    MEMORY = "memory"  # all decoded once: a batch is a copy
-    NONE = "none"  # read and decoded for every batch
-    AUTO = "auto"  # memory where the pictures take less than 2 GiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +96,9 @@ class MaskedConfig:
     text_ratio: float = 0.15
     image_every: int = 1  # every how many-th row of the batch takes part in the masked image pass
     text_every: int = 1
+    text_unit: MaskedUnit = MaskedUnit.TOKEN
+    forward: Forward = Forward.SEPARATE
+    tokenizer_input: TokenizerInput = TokenizerInput.JITTERED
     merge: Merge = Merge.ADD
     condition: Condition = Condition.CLS
     gradient: Gradient = Gradient.FLOW
@@ -191,7 +121,9 @@ class MethodConfig:
     queue_length: int = 12_800
     negatives: Negatives = Negatives.QUEUE
     same_group: SameGroup = SameGroup.MASK
-    temperature: float = 0.05
+    temperature: float = 0.05  # at the start, where it is learned
+    temperature_rule: TemperatureRule = TemperatureRule.FIXED
+    temperature_range: tuple[float, ...] = (0.01, 0.5)  # of a learned one
     momentum: str = "0.99"
     reference_batch: int = 2048
     weight_instance: str = "1"
@@ -223,6 +155,10 @@ class OptimizerConfig:
     b2: float = 0.98
     epsilon: float = 1e-8
     clip: float = 1.0  # of the gradient's norm; 0: none
+    decayed: Decayed = Decayed.MATRICES
+    layer_decay: float = 1.0  # the rate of a block over that of the block above it
+    freeze_image: int = 0  # lowest blocks of the image tower that stay, the embeddings with them
+    freeze_text: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +171,7 @@ class HardwareConfig:
     tensor: int = 1
     precision: Precision = Precision.FLOAT32
     accumulate: int = 1  # gradient pieces a batch
+    tokenizer_pieces: int = 1  # and of such a piece, pictures whose codes are made at once
     scan: Switch = Switch.OFF  # scan over layers (compiles faster) or unroll (runs faster)
     remat: Switch = Switch.OFF
 
@@ -344,7 +281,31 @@ def _check(config: Config) -> None:
             f"config.augmentation.crop = {crop} should hold two numbers, the smallest and the "
             "largest area of a crop, or none"
         )
+    _check_temperature(config.method)
+    if config.method.masked.forward is Forward.SHARED:
+        _check_shared(config)
     check_rows(config)
+
+
+def _check_temperature(method: MethodConfig) -> None:
+    limits = method.temperature_range
+    if method.temperature_rule is TemperatureRule.FIXED:
+        return
+    if len(limits) != 2 or not 0 < limits[0] <= method.temperature <= limits[1] <= 10:
+        raise UserError(
+            f"config.method.temperature_range = {limits} should hold two numbers above 0 with "
+            f"config.method.temperature = {method.temperature} between them"
+        )
+
+
+def _check_shared(config: Config) -> None:
+    masked = config.method.masked
+    if masked.image_every != 1 or masked.text_every != 1 or config.augmentation.word_dropout:
+        raise UserError(
+            "config.method.masked.forward = shared has one pass for all rows: set "
+            "config.method.masked.image_every=1, .text_every=1 and "
+            "config.augmentation.word_dropout=0, or take forward=separate"
+        )
 
 
 def _check_bounds(config: Config) -> None:
@@ -368,6 +329,9 @@ def _check_bounds(config: Config) -> None:
         "optimizer.b2": (optimizer.b2, 0.0, 1 - 1e-9),
         "optimizer.epsilon": (optimizer.epsilon, 1e-30, 1.0),
         "optimizer.clip": (optimizer.clip, 0.0, 1e6),
+        "optimizer.layer_decay": (optimizer.layer_decay, 1e-3, 1.0),
+        "optimizer.freeze_image": (optimizer.freeze_image, 0, 1000),
+        "optimizer.freeze_text": (optimizer.freeze_text, 0, 1000),
         "data.text_length": (config.data.text_length, 4, 4096),
         "data.threads": (config.data.threads, 1, 1024),
         "keep": (config.keep, 1, 10_000),
@@ -375,6 +339,7 @@ def _check_bounds(config: Config) -> None:
         "hardware.fsdp": (config.hardware.fsdp, 1, 2**20),
         "hardware.tensor": (config.hardware.tensor, 1, 2**20),
         "hardware.accumulate": (config.hardware.accumulate, 1, 2**20),
+        "hardware.tokenizer_pieces": (config.hardware.tokenizer_pieces, 1, 2**20),
     }
     for key, (value, low, high) in bounds.items():
         if not low <= value <= high:
@@ -425,6 +390,8 @@ def check_rows(config: Config) -> None:
         f"data={data} x fsdp={hardware.fsdp}": data * hardware.fsdp,
         f"accumulate={hardware.accumulate}": hardware.accumulate,
     }
+    if hardware.tokenizer_pieces > 1:
+        parts[f"tokenizer_pieces={hardware.tokenizer_pieces}"] = hardware.tokenizer_pieces
     if config.task is Task.COTS:
         masked = config.method.masked
         every = math.lcm(masked.image_every, masked.text_every)

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from cots_jax.batch import Batch
 from cots_jax.config import Switch
@@ -19,11 +17,10 @@ from cots_jax.data.records import read_facts
 from cots_jax.data.specs import parse_sources
 from cots_jax.data.tokenizer import text_masking
 from cots_jax.errors import UserError
-from cots_jax.models.apply import apply
-from cots_jax.models.dvae import Dvae
+from cots_jax.image_tokenizer import load_frozen
 from cots_jax.objectives.levels import TokenLevel, code_level, retrieval_kl, word_level
 from cots_jax.objectives.total import masked_patches
-from cots_jax.pretrained import Pretrained, load_frozen
+from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.embed import EMBED_BATCH
 from cots_jax.retrieval.embeddings_io import Embeddings
 from cots_jax.retrieval.evaluation import EvaluationSet, Scored, evaluate_set, open_sets
@@ -147,14 +144,7 @@ def check_levels(opened: Pretrained, folder: Path, chosen: EvaluationSet) -> lis
         checks += _token_checks("masked language modelling", name, found, 0.2)
     image_tokenizer = load_frozen(folder) if "mvm" in model.heads else None
     if image_tokenizer is not None:
-        module, params = Dvae(image_tokenizer.config), image_tokenizer.params
-
-        def tokenize(view: Array) -> Array:
-            mean, std = (jnp.asarray(x)[None, None, None] for x in (vision.mean, vision.std))
-            pixels = view[:, 0] * std + mean
-            return apply(module, params, jnp.asarray(pixels), method=Dvae.encode_ids)
-
-        found = code_level(model, opened.towers, heads, tokenize, batches())
+        found = code_level(model, opened.towers, heads, image_tokenizer.ids, batches())
         checks += _token_checks("masked vision modelling", name, found, 0.1)
     return checks
 
@@ -165,7 +155,7 @@ def task_distance(opened: Pretrained, scored: Scored) -> float:
     Says something beside another run's figure only, so it is a fact and not a check.
     """
     first = _first_captions(scored)
-    temperature = opened.config.method.temperature
+    temperature = opened.temperature()
     return retrieval_kl(scored.images.features, scored.texts.features[first], temperature)
 
 

@@ -10,24 +10,15 @@ from typing import Any
 import jax
 
 from cots_jax import checkpoint, manifest
-from cots_jax.config import Config, Task, build_config
+from cots_jax.config import Config, Task, TemperatureRule, build_config
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.errors import UserError
-from cots_jax.models.dvae import DvaeConfig
 from cots_jax.models.two_stream import Params, TwoStream, model_size
+from cots_jax.objectives.temperature import temperature_of
 from cots_jax.retrieval.embed import Preprocessing
 from cots_jax.retrieval.evaluation import Lineage
 
-CHECKPOINTS, FROZEN = "checkpoints", "frozen"
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageTokenizer:
-    """A trained discrete VAE."""
-
-    config: DvaeConfig
-    params: Params
-    lineage: tuple[str, ...]
+CHECKPOINTS = "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +37,7 @@ class Pretrained:
     @classmethod
     def load(cls, folder: str | Path) -> "Pretrained":
         """Opens the newest good checkpoint of a training folder. Raises UserError."""
-        found = _newest(Path(folder))
+        found = newest(Path(folder))
         facts = checkpoint.read_fact(found.path, "facts")
         config = build_config(facts["config"])
         if config.task is not Task.COTS:
@@ -80,41 +71,12 @@ class Pretrained:
         """The masked heads, for looking at the token level; empty where none were trained."""
         return _on_device(checkpoint.restore(self.path, "heads")) if self.model.heads else {}
 
-
-def load_image_tokenizer(folder: str | Path, config: str = "") -> ImageTokenizer:
-    """Opens a finished dVAE run. Raises UserError where it is missing, unfinished or unfit.
-
-    config: the `--config` that trains it, named in the error.
-    """
-    folder = Path(folder)
-    command = f"python -m cots_jax.main --config={config or 'FILE'} --workdir={folder}"
-    if not (folder / "config.json").exists():
-        raise UserError(f"there is no image tokenizer in {folder}; train one with: {command}")
-    found = _newest(folder)
-    facts = checkpoint.read_fact(found.path, "facts")
-    if facts["config"]["task"] != Task.DVAE:
-        raise UserError(f"{folder} holds no image tokenizer: name the workdir of a dVAE run")
-    if not facts["fit"]:
-        raise UserError(f"the image tokenizer in {folder} has not finished: run again {command}")
-    params = checkpoint.restore(found.path, "tokenizer")
-    return ImageTokenizer(DvaeConfig(**facts["dvae"]), params, tuple(facts["lineage"]))
-
-
-def load_frozen(workdir: Path) -> ImageTokenizer | None:
-    """The image tokenizer that a training folder keeps for itself, if it does."""
-    found = checkpoint.latest(workdir / FROZEN)
-    if found is None:
-        return None
-    facts = checkpoint.read_fact(found.path, "facts")
-    params = checkpoint.restore(found.path, "tokenizer")
-    return ImageTokenizer(DvaeConfig(**facts["dvae"]), params, tuple(facts["lineage"]))
-
-
-def save_frozen(workdir: Path, tokenizer: ImageTokenizer) -> None:
-    """Copies the image tokenizer into a training folder, once."""
-    facts = {"dvae": dataclasses.asdict(tokenizer.config), "lineage": list(tokenizer.lineage)}
-    trees = {"tokenizer": tokenizer.params}
-    checkpoint.save(workdir / FROZEN, 0, trees, {"facts": facts}, keep=checkpoint.Keep(1))
+    def temperature(self) -> float:
+        """Of the contrastive logits, the learned one where it was learned."""
+        method = self.config.method
+        learned = method.temperature_rule is TemperatureRule.LEARNED
+        heads = checkpoint.restore(self.path, "heads") if learned else {}
+        return float(temperature_of(heads, method))
 
 
 def preprocessing_of(facts: dict[str, Any]) -> Preprocessing:
@@ -136,7 +98,8 @@ def read_config(workdir: Path) -> Config | None:
         raise UserError(f"{file} cannot be read ({error}): choose another --workdir") from error
 
 
-def _newest(folder: Path) -> checkpoint.Found:
+def newest(folder: Path) -> checkpoint.Found:
+    """The newest good checkpoint of a training folder. Raises UserError where there is none."""
     if not folder.is_dir():
         raise UserError(f"there is no training folder {folder}")
     found = checkpoint.latest(folder / CHECKPOINTS)

@@ -21,6 +21,7 @@ FLOORS = {
     "files": 1,
     "manifest": 1,
     "schedule": 1,
+    "switches": 1,
     "config": 2,
     "checkpoint": 3,
     "data": 3,
@@ -29,10 +30,11 @@ FLOORS = {
     "retrieval": 4,
     "weights": 4,
     "pretrained": 5,
-    "arguments": 6,
-    "offline": 6,
-    "train": 6,
-    **dict.fromkeys(DOORS, 7),
+    "image_tokenizer": 6,
+    "arguments": 7,
+    "offline": 7,
+    "train": 7,
+    **dict.fromkeys(DOORS, 8),
 }
 
 

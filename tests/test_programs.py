@@ -221,7 +221,7 @@ class TestBadInput:
         flags = ["--config.model=emoji-32", f"--workdir={tmp_path}/run"]
         said = run_main(tiny.root, TRAIN, *flags)
         assert said.status == 1
-        assert "16 px into cells of 8, the image tower 32 px into patches of 8" in said.line
+        assert "a grid of 2 x 2 codes, the image tower 4 x 4 patches" in said.line
 
     def test_a_folder_that_is_no_run(self, tiny: Tiny, tmp_path: pathlib.Path) -> None:
         (tmp_path / "holiday.txt").write_text("mine")

@@ -128,6 +128,7 @@ class TextMasking:
     mask_id: int
     vocab_size: int
     special_ids: tuple[int, ...]  # never chosen, never drawn as a replacement
+    continues: tuple[int, ...] = ()  # pieces that continue a word; set: words are hidden whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,8 +161,10 @@ def mask_text(
 ) -> MaskedText:
     """Hides round(ratio * ordinary tokens) of each row, at least one where there is one (BERT).
 
-    80 % become [MASK], 10 % a random ordinary token, 10 % stay. Row i depends on keys[i] alone,
-    so that splitting the batch changes nothing.
+    80 % become [MASK], 10 % a random ordinary token, 10 % stay. Where `masking.continues` is set,
+    words are hidden with all their pieces: in random order each that still fits (whole-word
+    masking, Google's BERT), at first one that fits into the slots (own choice). Row i depends on
+    keys[i] alone, so that splitting the batch changes nothing.
     """
     length = text.shape[1]
     slots = text_slots(length, ratio)
@@ -172,8 +175,13 @@ def mask_text(
     for special in masking.special_ids:
         maskable &= text != special
     draws = _draws(keys, length, masking)
-    rank = _rank(jnp.where(maskable, draws.score, -1.0))
-    chosen = maskable & (rank < table[maskable.sum(axis=1)][:, None])
+    score = jnp.where(maskable, draws.score, -1.0)
+    if masking.continues:
+        word, wanted = _words(text, maskable, masking.continues), table[maskable.sum(axis=1)]
+        chosen = maskable & _whole_words(word, score, wanted, slots)
+    else:
+        rank = _rank(score)
+        chosen = maskable & (rank < table[maskable.sum(axis=1)][:, None])
     shown = jnp.where(draws.kind < KEEP_MASK_TOKEN + REPLACE_RANDOM, draws.token, text)
     shown = jnp.where(draws.kind < KEEP_MASK_TOKEN, masking.mask_id, shown)
     positions = masked_positions(chosen, slots)
@@ -203,6 +211,34 @@ def drop_words(
         return jnp.where(dropped, masking.mask_id, row)
 
     return jax.vmap(drop)(keys, text)
+
+
+def _words(text: Array, maskable: Array, continues: tuple[int, ...]) -> Array:
+    """[b, l]: the place at which each token's word begins."""
+    place = jnp.arange(text.shape[1])
+    after = jnp.isin(text, jnp.asarray(continues, text.dtype)) & maskable
+    # A continuation after a special token begins a word: what it continues was cut off.
+    after &= jnp.pad(maskable, ((0, 0), (1, 0)))[:, :-1]
+    return jax.lax.cummax(jnp.where(after, 0, place[None]), axis=1)
+
+
+def _whole_words(word: Array, score: Array, wanted: Array, slots: int) -> Array:
+    """[b, l]: the tokens of the words that are taken; a word's score is that of its beginning."""
+    begins = word == jnp.arange(word.shape[1])[None]
+    ordinary = score >= 0
+    size = jnp.sum((word[:, None, :] == jnp.arange(word.shape[1])[None, :, None]), axis=-1)
+    order = jnp.argsort(-jnp.where(begins & ordinary, score, -1.0), axis=1)
+    rows = jnp.arange(len(word))
+
+    def take(used: Array, place: Array) -> tuple[Array, Array]:
+        more = size[rows, place]
+        fits = (used + more <= wanted) | ((used == 0) & (more <= slots))
+        fits &= (begins & ordinary)[rows, place]
+        return used + jnp.where(fits, more, 0), fits
+
+    _, taken = jax.lax.scan(take, jnp.zeros_like(wanted), order.T)
+    by_place = jnp.zeros(word.shape, bool).at[rows[:, None], order].set(taken.T)
+    return jnp.take_along_axis(by_place, word, axis=1)
 
 
 def _rank(score: Array) -> Array:

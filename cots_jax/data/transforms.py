@@ -7,6 +7,7 @@ gathers are slow on accelerators and on CPU alike.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from cots_jax.errors import UserError
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as torchvision's grey
 LOG_ASPECT = 0.2876821  # log(4/3): the crops' aspect ratio is log-uniform in 3/4..4/3
 HALF = (0.5, 0.5, 0.5)
+
+Kernel = Callable[[Array], Array]  # of a distance of 0 or more, in pixels of the coarser grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,46 @@ def augment(
     return normalise_values(jax.vmap(row)(keys, image), augmentation.mean, augmentation.std)
 
 
+def tokenizer_view(
+    keys: Key[Array, "b"] | None,
+    image: UInt8[Array, "b t s s 3"],
+    augmentation: Augmentation,
+    size: int,
+    *,
+    jittered: bool,
+) -> Float32[Array, "b t size size 3"]:
+    """What an image tokenizer sees, in 0..1: cut as `augment` cuts it with the same keys.
+
+    Resized by Lanczos' kernel of three lobes where the size differs (BEiT; R), as Pillow does but
+    for its rounding after each axis. jittered: in `augment`'s colours, else in the picture's own.
+    No keys: the whole picture in its own colours.
+    """
+    if keys is None:
+        return _whole(_unit(image), size, _lanczos)
+
+    def row(key: Array, picture: Array) -> Array:
+        geometry_key, colour_key = jax.random.split(key)
+        values = _unit(picture)
+        if _moves(augmentation):
+            down, across = _random_views(geometry_key, augmentation)
+            kernel = _triangle if size == values.shape[1] else _lanczos
+            values = _resample(values, down, across, size, augmentation.fill, kernel)
+            values = jnp.clip(values, 0.0, 1.0)
+        else:
+            values = _whole(values, size, _lanczos)
+        return _recolour(colour_key, values, augmentation) if jittered else values
+
+    return jax.vmap(row)(keys, image)
+
+
+def _whole(values: Array, size: int, kernel: Kernel) -> Array:
+    """The whole picture at another size; Lanczos may overshoot, and is cut to 0..1."""
+    if size == values.shape[-2]:
+        return values
+    still = View(jnp.asarray(0.5, jnp.float32), jnp.asarray(1.0, jnp.float32))
+    return jnp.clip(_resample(values, still, still, size, 0.0, kernel), 0.0, 1.0)
+
+
 def normalise(
     image: UInt8[Array, "b t s s 3"],
     mean: tuple[float, float, float],
@@ -141,19 +184,32 @@ def _random_views(key: Array, a: Augmentation) -> tuple[View, View]:
     return down, View(across.centre, across.extent * mirror)
 
 
-def _resample(values: Array, down: View, across: View, size: int, fill: float) -> Array:
-    """Antialiased bilinear views of [..., s, s, 3]; outside of the picture lies `fill`."""
+def _triangle(x: Array) -> Array:
+    """Bilinear."""
+    return jnp.maximum(0.0, 1 - x)
+
+
+def _lanczos(x: Array) -> Array:
+    """Three lobes of sinc under the main one of a wider sinc."""
+    return jnp.where(x < 3, jnp.sinc(x) * jnp.sinc(x / 3), 0.0)
+
+
+def _resample(
+    values: Array, down: View, across: View, size: int, fill: float, kernel: Kernel = _triangle
+) -> Array:
+    """Antialiased views of [..., s, s, 3]; outside of the picture lies `fill`."""
     side = values.shape[-2]
-    rows, columns = _resampling_matrix(down, side, size), _resampling_matrix(across, side, size)
+    rows = _resampling_matrix(down, side, size, kernel)
+    columns = _resampling_matrix(across, side, size, kernel)
     exact = jax.lax.Precision.HIGHEST
     values = jnp.einsum("os,...sxc->...oxc", rows, values - fill, precision=exact)
     return jnp.einsum("os,...ysc->...yoc", columns, values, precision=exact) + fill
 
 
-def _resampling_matrix(view: View, side: int, size: int) -> Array:
+def _resampling_matrix(view: View, side: int, size: int, kernel: Kernel) -> Array:
     """[size, side]: how much of each input pixel an output pixel takes.
 
-    A triangle as wide as the larger of both pixels, normalised over the picture, times the part
+    The kernel as wide as the larger of both pixels, normalised over the picture, times the part
     of the output pixel that the picture covers; the rest is left to the fill.
     """
     step = view.extent * side / size
@@ -161,7 +217,7 @@ def _resampling_matrix(view: View, side: int, size: int) -> Array:
     offset = jnp.arange(size, dtype=jnp.float32) - (size - 1) / 2
     position = view.centre * side - 0.5 + offset * step
     pixel = jnp.arange(side, dtype=jnp.float32)
-    weight = jnp.maximum(0.0, 1 - jnp.abs(position[:, None] - pixel[None]) / width)
+    weight = kernel(jnp.abs(position[:, None] - pixel[None]) / width)
     total = weight.sum(axis=1, keepdims=True)
     pace = jnp.abs(step)
     inside = jnp.minimum(position + pace / 2, side - 0.5) - jnp.maximum(position - pace / 2, -0.5)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from cots_jax.config import AlignmentConfig, Direction, SameGroup, Teacher
 from cots_jax.objectives.contrastive import Reduced, Rows, reduce_rows
 from cots_jax.objectives.queue import Columns
+from cots_jax.objectives.temperature import Temperature, held
 
 
 def alignment_loss(
@@ -24,7 +25,7 @@ def alignment_loss(
     keys: Rows,
     pieces: Sequence[Columns],
     config: AlignmentConfig,
-    temperature: float,
+    temperature: Temperature,
     same_group: SameGroup,
     column_chunk: int = 0,
 ) -> Float[Array, "b"]:
@@ -33,7 +34,7 @@ def alignment_loss(
     The teacher of the image-to-text row is the text-to-image row of the online features (`online`,
     or held fixed: `stopped`) or of the momentum features (`momentum`), and the other way round.
     """
-    temperature = config.temperature or temperature
+    temperature = config.temperature or held(temperature)
     losses = []
     if config.direction is not Direction.TEXT_TO_IMAGE:
         pair = _teach(rows, keys, config.teacher, student="image")

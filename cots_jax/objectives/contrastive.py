@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cots_jax.config import SameGroup
 from cots_jax.objectives.queue import GROUP_NONE, Columns
+from cots_jax.objectives.temperature import Temperature
 
 EXACT = jax.lax.Precision.HIGHEST
 # Stands for a masked column's logit: finite, so that no gradient turns into NaN, and so low that
@@ -61,7 +62,7 @@ def of_same_group(rows: Rows, columns: Columns) -> Bool[Array, "b c"]:
     return (rows.group_id[:, None] == columns.group_id[None]) & known[:, None]
 
 
-def positive_logits(rows: Rows, keys: Rows, temperature: float) -> Reduced:
+def positive_logits(rows: Rows, keys: Rows, temperature: Temperature) -> Reduced:
     """The positives as a piece of one column: image against its text's key, and the reverse."""
     x = jnp.sum(rows.image * keys.text, axis=-1) / temperature
     y = jnp.sum(rows.text * keys.image, axis=-1) / temperature
@@ -70,7 +71,7 @@ def positive_logits(rows: Rows, keys: Rows, temperature: float) -> Reduced:
 
 
 def reduce_columns(
-    rows: Rows, columns: Columns, temperature: float, same_group: SameGroup
+    rows: Rows, columns: Columns, temperature: Temperature, same_group: SameGroup
 ) -> Reduced:
     """One piece: all logits of these columns at once, float32 and exact."""
     x = _logits(rows.image, columns.text, temperature)
@@ -117,7 +118,7 @@ def reduce_rows(
     rows: Rows,
     keys: Rows,
     pieces: Sequence[Columns],
-    temperature: float,
+    temperature: Temperature,
     same_group: SameGroup,
     column_chunk: int = 0,
 ) -> Reduced:
@@ -138,7 +139,7 @@ def _scan(
     reduced: Reduced,
     rows: Rows,
     columns: Columns,
-    temperature: float,
+    temperature: Temperature,
     same_group: SameGroup,
     chunk: int,
 ) -> Reduced:
@@ -155,7 +156,7 @@ def _scan(
 
 
 def info_nce(
-    rows: Rows, keys: Rows, reduced: Reduced, temperature: float, same_group: SameGroup
+    rows: Rows, keys: Rows, reduced: Reduced, temperature: Temperature, same_group: SameGroup
 ) -> Float[Array, "b"]:
     """Loss of each pair, both directions summed, in nats.
 
@@ -174,6 +175,6 @@ def info_nce(
 
 
 def _logits(
-    features: Float[Array, "b e"], keys: Float[Array, "c e"], temperature: float
+    features: Float[Array, "b e"], keys: Float[Array, "c e"], temperature: Temperature
 ) -> Float[Array, "b c"]:
     return jnp.einsum("be,ce->bc", features, keys, precision=EXACT) / temperature

@@ -71,7 +71,7 @@ def word_level(
 def code_level(
     model: TwoStream, towers: Params, heads: Params, tokenize: Any, batches: Iterable[Batch]
 ) -> TokenLevel:
-    """MVM on held-out pairs. tokenize: normalised views [b t s s 3] -> code ids [b n]."""
+    """MVM on held-out pairs. tokenize: uint8 pictures [b t s s 3] -> code ids [b n]."""
 
     @jax.jit
     def losses(towers: Params, heads: Params, batch: Batch) -> tuple[Array, ...]:
@@ -80,7 +80,8 @@ def code_level(
         seen = model.encode_image(towers, image, batch.image_mask)
         hidden = gather_positions(seen.tokens, positions)
         text = partner(model, model.encode_text(towers, batch.text, batch.text_length))
-        targets = jnp.take_along_axis(tokenize(image), positions, axis=1)
+        ids = batch.image_tokens if batch.image_tokens is not None else tokenize(batch.image)
+        targets = jnp.take_along_axis(ids, positions, axis=1)
         both = [
             cross_entropy(model.predict_codes(heads, hidden, p), targets)
             for p in (text, _exchange(text))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cots_jax.config import Condition, Gradient, MethodConfig
+from cots_jax.config import Condition, Forward, Gradient, MethodConfig
 from cots_jax.data.masking import MaskedText, masked_positions
 from cots_jax.models.two_stream import Params, TwoStream
 from cots_jax.models.vision import Encoded
@@ -23,6 +23,7 @@ from cots_jax.objectives.contrastive import Rows, info_nce, reduce_rows
 from cots_jax.objectives.masked import gather_positions, masked_loss
 from cots_jax.objectives.queue import Columns
 from cots_jax.objectives.sums import weighted_sum
+from cots_jax.objectives.temperature import Temperature, temperature_of
 
 
 @flax.struct.dataclass
@@ -91,14 +92,16 @@ def losses(
     keys: momentum features of the same rows; pieces: candidate columns.
     """
     towers, heads, model = params["towers"], params["heads"], tools.model
-    image = model.encode_image(towers, views.image)
-    text = model.encode_text(towers, views.text, views.text_length)
+    inputs = _inputs(tools, views, weights)
+    image = model.encode_image(towers, views.image, inputs.image_mask)
+    text = model.encode_text(towers, inputs.text, views.text_length)
+    temperature = temperature_of(heads, tools.method)
     rows = Rows(tools.gather(image.joint), tools.gather(text.joint), views.group_id, views.row)
     wanted: dict[str, Callable[[], Float[Array, ""]]] = {
-        "instance": lambda: _instance(rows, keys, pieces, tools.method, views.weight),
-        "mvm": lambda: _mvm(towers, heads, tools, views, text),
-        "mlm": lambda: _mlm(towers, heads, tools, views, image),
-        "task": lambda: _task(rows, keys, pieces, tools.method, views.weight),
+        "instance": lambda: _instance(rows, keys, pieces, tools.method, temperature, views.weight),
+        "mvm": lambda: _mvm(towers, heads, tools, views, image, text),
+        "mlm": lambda: _mlm(towers, heads, tools, views, image, text),
+        "task": lambda: _task(rows, keys, pieces, tools.method, temperature, views.weight),
     }
     zero = jnp.zeros((), rows.image.dtype)
 
@@ -119,23 +122,52 @@ def losses(
     return Losses(sum(shares.named().values(), start=zero), terms)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """What the towers' main pass sees: whole views, or with a shared forward the masked ones."""
+
+    image_mask: Bool[Array, "b n"] | None
+    text: Int[Array, "b l"]
+
+
+def _inputs(tools: Tools, views: Views, weights: Terms) -> _Inputs:
+    """A shared forward hides what an objective predicts while that objective has a weight."""
+    mask, text = None, views.text
+    if tools.model.masked.forward is Forward.SHARED:
+        if "mvm" in tools.active:
+            mask = views.image_mask & (weights.mvm > 0)
+        if "mlm" in tools.active:
+            text = jnp.where(weights.mlm > 0, views.masked_text.text, text)
+    return _Inputs(mask, text)
+
+
 def _instance(
-    rows: Rows, keys: Rows, pieces: Sequence[Columns], method: MethodConfig, weight: Array
+    rows: Rows,
+    keys: Rows,
+    pieces: Sequence[Columns],
+    method: MethodConfig,
+    temperature: Temperature,
+    weight: Array,
 ) -> Float[Array, ""]:
-    temperature, rule = method.temperature, method.same_group
+    rule = method.same_group
     reduced = reduce_rows(rows, keys, pieces, temperature, rule, method.column_chunk)
     return weighted_sum(info_nce(rows, keys, reduced, temperature, rule), weight).total
 
 
 def _task(
-    rows: Rows, keys: Rows, pieces: Sequence[Columns], method: MethodConfig, weight: Array
+    rows: Rows,
+    keys: Rows,
+    pieces: Sequence[Columns],
+    method: MethodConfig,
+    temperature: Temperature,
+    weight: Array,
 ) -> Float[Array, ""]:
     kl = alignment_loss(
         rows,
         keys,
         pieces,
         method.alignment,
-        method.temperature,
+        temperature,
         method.same_group,
         method.column_chunk,
     )
@@ -143,16 +175,18 @@ def _task(
 
 
 def _mvm(
-    towers: Params, heads: Params, tools: Tools, views: Views, text: Encoded
+    towers: Params, heads: Params, tools: Tools, views: Views, image: Encoded, text: Encoded
 ) -> Float[Array, ""]:
+    """`image`, `text`: of the main pass, which a shared forward has masked already."""
     model, every = tools.model, tools.model.masked.image_every
-    image = views.image[::every]
-    ids = views.image_tokens if views.image_tokens is not None else tools.tokenize(image)
+    view = views.image[::every]
+    ids = views.image_tokens if views.image_tokens is not None else tools.tokenize(view)
     positions = masked_positions(views.image_mask, masked_patches(model))
     # A padded row hides no patch; reading beyond the last one would give NaN gradients.
     positions = jnp.minimum(positions, views.image_mask.shape[1] - 1)
-    seen = model.encode_image(towers, image, views.image_mask)
-    hidden = gather_positions(seen.tokens, positions)
+    if model.masked.forward is Forward.SEPARATE:
+        image = model.encode_image(towers, view, views.image_mask)
+    hidden = gather_positions(image.tokens, positions)
     logits = model.predict_codes(heads, hidden, partner(model, text)[::every])
     targets = jnp.take_along_axis(ids, positions, axis=1)
     weight = jnp.broadcast_to(views.weight[::every, None], targets.shape)
@@ -160,12 +194,14 @@ def _mvm(
 
 
 def _mlm(
-    towers: Params, heads: Params, tools: Tools, views: Views, image: Encoded
+    towers: Params, heads: Params, tools: Tools, views: Views, image: Encoded, text: Encoded
 ) -> Float[Array, ""]:
+    """`image`, `text`: of the main pass, which a shared forward has masked already."""
     model, masked = tools.model, views.masked_text
     every = model.masked.text_every
-    seen = model.encode_text(towers, masked.text, views.text_length[::every])
-    hidden = gather_positions(seen.tokens, masked.positions)
+    if model.masked.forward is Forward.SEPARATE:
+        text = model.encode_text(towers, masked.text, views.text_length[::every])
+    hidden = gather_positions(text.tokens, masked.positions)
     logits = model.predict_words(heads, towers, hidden, partner(model, image)[::every])
     weight = masked.weight * views.weight[::every, None]
     return masked_loss(logits, masked.targets, weight).total

@@ -18,15 +18,15 @@ from cots_jax.data.specs import lineage_of, parse_sources
 from cots_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from cots_jax.errors import UserError, nearest
 from cots_jax.files import write_whole
-from cots_jax.models.dvae import DvaeConfig
-from cots_jax.models.two_stream import SIZES
-from cots_jax.pretrained import (
+from cots_jax.image_tokenizer import (
     ImageTokenizer,
     load_frozen,
     load_image_tokenizer,
-    read_config,
     save_frozen,
 )
+from cots_jax.models.dvae import DvaeConfig
+from cots_jax.models.two_stream import SIZES
+from cots_jax.pretrained import read_config
 from cots_jax.retrieval.evaluation import open_sets
 from cots_jax.schedule import Clockwork
 from cots_jax.train.cots import CotsTask
@@ -206,5 +206,7 @@ def _image_tokenizer(config: Config, workdir: Path) -> ImageTokenizer | None:
     """The run's own copy of its image tokenizer; at its first start that which the config names."""
     if config.task is Task.DVAE or not config.image_tokenizer:
         return None
-    folder, made_by = config.image_tokenizer, config.image_tokenizer_config
-    return load_frozen(workdir) or load_image_tokenizer(folder, made_by)
+    grid = SIZES[config.model].vision.side
+    return load_frozen(workdir) or load_image_tokenizer(
+        config.image_tokenizer, config.image_tokenizer_config, grid, config.hardware.precision
+    )

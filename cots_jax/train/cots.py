@@ -16,19 +16,20 @@ from jaxtyping import Array
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
-from cots_jax.config import Config, Negatives, Towers
-from cots_jax.data.masking import masked_count
+from cots_jax.config import Config, MaskedUnit, Negatives, Towers
+from cots_jax.data.masking import TextMasking, masked_count
 from cots_jax.data.pipeline import PairTable, training_batches
 from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer, text_masking
 from cots_jax.data.transforms import Augmentation
 from cots_jax.errors import UserError
+from cots_jax.image_tokenizer import ImageTokenizer
 from cots_jax.models.two_stream import Params, TwoStream, model_size
 from cots_jax.models.vision import VisionConfig
 from cots_jax.objectives.momentum_filter import empty_filter
 from cots_jax.objectives.queue import empty_queue
+from cots_jax.objectives.temperature import fresh_temperature
 from cots_jax.objectives.total import OBJECTIVES, Terms
-from cots_jax.pretrained import ImageTokenizer
 from cots_jax.retrieval.embed import Preprocessing
 from cots_jax.retrieval.evaluation import (
     EvaluationSet,
@@ -110,13 +111,14 @@ class CotsTask:
         self._step = CotsStep(
             model=self.model,
             method=config.method,
-            masking=text_masking(tokenizer),
+            masking=_masking(config, tokenizer),
             augmentation=_augmentation(config, vision),
             optimizer=make_optimizer(config.optimizer),
             mesh=mesh,
             active=self.schedules.active,
             paused=self.schedules.paused,
-            dvae=image_tokenizer.config if image_tokenizer else None,
+            image_tokenizer=image_tokenizer.config if image_tokenizer else None,
+            tokenizer_pieces=config.hardware.tokenizer_pieces,
             accumulate=config.hardware.accumulate,
         )
         self.step = jax.jit(self._step, donate_argnums=0)
@@ -129,7 +131,8 @@ class CotsTask:
 
         def make() -> State:
             towers = self.model.init_towers(keys[0])
-            params = {"towers": towers, "heads": self.model.init_heads(keys[1])}
+            heads = self.model.init_heads(keys[1]) | fresh_temperature(self.config.method)
+            params = {"towers": towers, "heads": heads}
             copy = jax.tree.map(jnp.copy, towers)  # a buffer of its own: the state is donated
             queue = empty_queue(
                 self.config.method.queue_length,
@@ -252,7 +255,7 @@ class CotsTask:
             out.pop(f"loss/{name}", None)
         out |= {f"chance/{name}": value for name, value in chances.items() if name in on}
         out["learning_rate"] = self.schedules.learning_rate(step)
-        out["temperature"] = self.config.method.temperature
+        out.setdefault("temperature", self.config.method.temperature)
         active = sorted(self.schedules.active)
         return out | {f"weight/{name}": weights[name](step - 1) for name in active}
 
@@ -304,12 +307,11 @@ class CotsTask:
                     "masked vision modelling is on and there are no image tokens: name a trained "
                     "dVAE in config.image_tokenizer, or set config.method.weight_mvm=0"
                 )
-            dvae = self.image_tokenizer.config
-            wanted = (size.vision.image_size, size.vision.patch)
-            if (dvae.image_size, dvae.patch) != wanted:
+            grid, side = self.image_tokenizer.config.grid, size.vision.side
+            if grid != side:
                 raise UserError(
-                    f"the image tokenizer cuts {dvae.image_size} px into cells of {dvae.patch}, "
-                    f"the image tower {wanted[0]} px into patches of {wanted[1]}: they must agree"
+                    f"the image tokenizer has a grid of {grid} x {grid} codes, the image tower "
+                    f"{side} x {side} patches: they must agree, so train or name another tokenizer"
                 )
         if not method.queue_length and method.negatives is Negatives.QUEUE:
             raise UserError(
@@ -323,6 +325,20 @@ class CotsTask:
                 f"positions of model {self.config.model}: use {size.text.positions} or fewer"
             )
         self._check_masks()
+        self._check_frozen()
+
+    def _check_frozen(self) -> None:
+        size, optimizer = self.model.config, self.config.optimizer
+        wanted = {
+            "image": (optimizer.freeze_image, size.vision.transformer.layers),
+            "text": (optimizer.freeze_text, size.text.transformer.layers),
+        }
+        for tower, (frozen, layers) in wanted.items():
+            if frozen > layers:
+                raise UserError(
+                    f"config.optimizer.freeze_{tower} = {frozen}: the {tower} tower of "
+                    f"{self.config.model} has {layers} blocks"
+                )
 
     def _check_masks(self) -> None:
         masked, active = self.config.method.masked, self.schedules.active
@@ -343,6 +359,19 @@ class CotsTask:
                 f"config.method.masked.image_ratio = {masked.image_ratio} masks none of {patches} "
                 f"patches: use {1 / patches:.2g} or more, or set config.method.weight_mvm=0"
             )
+
+
+def _masking(config: Config, tokenizer: Tokenizer) -> TextMasking:
+    masking = text_masking(tokenizer)
+    if config.method.masked.text_unit is MaskedUnit.TOKEN:
+        return masking
+    continues = tokenizer.is_continuation
+    if not continues.any():
+        raise UserError(
+            "config.method.masked.text_unit = word needs a WordPiece tokenizer, which marks the "
+            "pieces that continue a word by ##: set it to token, or take another tokenizer"
+        )
+    return dataclasses.replace(masking, continues=tuple(np.flatnonzero(continues).tolist()))
 
 
 def _augmentation(config: Config, vision: VisionConfig) -> Augmentation:

@@ -18,15 +18,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from cots_jax.batch import Batch
-from cots_jax.config import MethodConfig, Negatives, Switch
+from cots_jax.config import MethodConfig, Negatives, Switch, TemperatureRule, TokenizerInput
 from cots_jax.data.masking import MaskedText, TextMasking, drop_words, mask_text
-from cots_jax.data.transforms import Augmentation, augment
-from cots_jax.models.apply import apply
-from cots_jax.models.dvae import Dvae, DvaeConfig
+from cots_jax.data.transforms import Augmentation, augment, tokenizer_view
+from cots_jax.models.image_tokens import TokenizerConfig, picture_ids
 from cots_jax.models.two_stream import Params, TwoStream
 from cots_jax.objectives.contrastive import Rows
 from cots_jax.objectives.momentum_filter import FilterState, Judgement, judge
 from cots_jax.objectives.queue import Columns, Queue, enqueue, queue_columns
+from cots_jax.objectives.temperature import clamped, temperature_of
 from cots_jax.objectives.total import Losses, Terms, Tools, Views, denominators, losses
 from cots_jax.train.mesh import by_rows, row_shards, state_shardings, whole
 from cots_jax.train.state import State, advance, unless_broken
@@ -90,7 +90,8 @@ class CotsStep:
     mesh: Mesh
     active: frozenset[str]
     paused: frozenset[str]
-    dvae: DvaeConfig | None = None
+    image_tokenizer: TokenizerConfig | None = None
+    tokenizer_pieces: int = 1
     accumulate: int = 1
 
     def __call__(
@@ -100,6 +101,7 @@ class CotsStep:
         found = self.gradients(state, frozen, batch, knobs)
         norm = optax.tree.norm(found.grads)
         new = advance(state, found.grads, knobs.learning_rate, self.optimizer)
+        new = dataclasses.replace(new, params=clamped(new.params, self.method))
         a = knobs.momentum
         momentum_params = jax.tree.map(
             lambda m, p: a * m + (1 - a) * p, state.method.momentum_params, new.params["towers"]
@@ -118,6 +120,9 @@ class CotsStep:
         # Left to XLA, small arrays come back cut otherwise: a second compilation, no donation.
         new = jax.lax.with_sharding_constraint(new, state_shardings(self.mesh, new))
         metrics = self._metrics(found, batch, state.method.queue, norm)
+        if self.method.temperature_rule is TemperatureRule.LEARNED:
+            temperature = temperature_of(state.params["heads"], self.method)
+            metrics["temperature"] = jnp.asarray(temperature)
         return new, metrics | {"skipped": new.skipped}
 
     def gradients(self, state: State, frozen: Params, batch: Batch, knobs: Knobs) -> Gradients:
@@ -138,7 +143,7 @@ class CotsStep:
         def piece_loss(params: Params, piece: Any) -> tuple[Array, Losses]:
             piece_rows, piece_masked, piece_keys = piece
             views = self._views(piece_rows, piece_masked)
-            tools = self._tools(frozen)
+            tools = self._tools(frozen, piece_rows)
             found = losses(params, tools, views, piece_keys, columns, knobs.weights, counts)
             return found.total, found
 
@@ -156,18 +161,32 @@ class CotsStep:
             (grads, found), _ = jax.lax.scan(add, nothing, pieces)
         return Gradients(grads, found, counts, keys, judgement)
 
-    def _tools(self, frozen: Params) -> Tools:
+    def _tools(self, frozen: Params, rows: RowInputs) -> Tools:
         def tokenize(view: Array) -> Array:
-            if self.dvae is None:
+            config = self.image_tokenizer
+            if config is None:
                 raise ValueError("masked vision modelling without ids or an image tokenizer")
-            mean, std = (jnp.asarray(x) for x in (self.augmentation.mean, self.augmentation.std))
-            pixels = view[:, 0] * std[None, None, None] + mean[None, None, None]
-            return apply(Dvae(self.dvae), frozen, pixels, method=Dvae.encode_ids)
+            clean = self.method.masked.tokenizer_input is TokenizerInput.CLEAN
+            if config.image_size == view.shape[2] and not clean:
+                pixels = self._unnormalised(view[:, 0])
+            else:
+                pixels = self._tokenizer_pixels(rows, config.image_size, jittered=not clean)
+            return picture_ids(config, frozen, pixels, self.tokenizer_pieces)
 
         return Tools(self.model, self.method, self.active, self.paused, tokenize, self._gather)
 
     def _gather(self, x: Array) -> Array:
         return jax.lax.with_sharding_constraint(x, whole(self.mesh))
+
+    def _unnormalised(self, view: Array) -> Array:
+        mean, std = (jnp.asarray(x) for x in (self.augmentation.mean, self.augmentation.std))
+        return view * std[None, None, None] + mean[None, None, None]
+
+    def _tokenizer_pixels(self, rows: RowInputs, size: int, *, jittered: bool) -> Array:
+        every = self.method.masked.image_every
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, AUGMENTATION))(rows.key[::every])
+        image = rows.batch.image[::every]
+        return tokenizer_view(keys, image, self.augmentation, size, jittered=jittered)[:, 0]
 
     def _augmented(self, rows: RowInputs) -> Array:
         keys = jax.vmap(lambda key: jax.random.fold_in(key, AUGMENTATION))(rows.key)

@@ -39,6 +39,27 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def fetched(name: str, key: str) -> Path:
+    """The folder or file of that name, or a download of the hub's repository of that name.
+
+    key: of the config, for the error.
+    """
+    if Path(name).exists():
+        return Path(name)
+    # A repository is OWNER/NAME; anything else was meant to be a path.
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise UserError(f"config.{key} = {name!r}: there is no such file or folder")
+    from huggingface_hub import snapshot_download  # slow to import, and seldom needed
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["model*.safetensors", "*.json"]))
+    except Exception as error:  # of any of its many kinds: no network, no such name, no rights
+        raise UserError(
+            f"config.{key} = {name!r} is no file or folder here, and it cannot be "
+            f"fetched from the hub ({type(error).__name__}): fetch it by hand and name its folder"
+        ) from error
+
+
 def _files_of(folder: Path) -> list[Path]:
     shards = sorted(folder.glob("model-*-of-*.safetensors"))
     for found in ([folder / "model.safetensors"], shards, sorted(folder.glob("*.npz"))):

@@ -3,7 +3,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from cots_jax.config import InitConfig
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import Params, TwoStreamConfig
 from cots_jax.weights import bert, clip, vit
-from cots_jax.weights.files import read_tensors
+from cots_jax.weights.files import fetched, read_tensors
 from cots_jax.weights.mapping import Format, flat, import_tree, nested
 from cots_jax.weights.positions import Resize, resized_positions
 
@@ -51,7 +50,7 @@ def read_initial(init: InitConfig, size: TwoStreamConfig, like: Params) -> Param
         tree = _image_tower(init, size, towers["image"])
         found |= {f"towers/image/{path}": leaf for path, leaf in flat(tree).items()}
     if init.text:
-        tensors = bert.modern(read_tensors(_local(init.text, "text")))
+        tensors = bert.modern(read_tensors(fetched(init.text, "init_from.text")))
         _check_vocabulary(tensors, towers["text"], init.text)
         fmt = _format_of(tensors, TEXT_FORMATS, "text", init.text)
         tree = import_tree(tensors, fmt, towers["text"], source=init.text, allow=init.allow)
@@ -75,7 +74,7 @@ def merged(fresh: Params, initial: Params) -> Params:
 
 
 def _image_tower(init: InitConfig, size: TwoStreamConfig, like: Mapping[str, Any]) -> Params:
-    tensors = read_tensors(_local(init.image, "image"))
+    tensors = read_tensors(fetched(init.image, "init_from.image"))
     fmt = _format_of(tensors, [known.format for known in IMAGE_FORMATS], "image", init.image)
     chosen = next(known for known in IMAGE_FORMATS if known.format is fmt)
     name = next((n for n in tensors if chosen.positions and n.endswith(chosen.positions)), "")
@@ -109,21 +108,3 @@ def _check_vocabulary(tensors: Mapping[str, np.ndarray], like: Mapping[str, Any]
             f"{source} embeds {len(words):,} tokens and the tokenizer has {wanted:,}: set "
             "config.data.tokenizer to the one that belongs to the weights"
         )
-
-
-def _local(name: str, tower: str) -> Path:
-    """The folder or file of that name, or a download of the hub's repository of that name."""
-    if Path(name).exists():
-        return Path(name)
-    # A repository is OWNER/NAME; anything else was meant to be a path.
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise UserError(f"config.init_from.{tower} = {name!r}: there is no such file or folder")
-    from huggingface_hub import snapshot_download  # slow to import, and seldom needed
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["model*.safetensors", "*.json"]))
-    except Exception as error:  # of any of its many kinds: no network, no such name, no rights
-        raise UserError(
-            f"config.init_from.{tower} = {name!r} is no file or folder here, and it cannot be "
-            f"fetched from the hub ({type(error).__name__}): fetch it by hand and name its folder"
-        ) from error

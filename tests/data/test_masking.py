@@ -298,3 +298,71 @@ def test_rows_split_over_devices_need_no_communication():
     command = [sys.executable, "-c", SPLIT_OVER_DEVICES]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert "nothing is sent" in done.stdout, done.stderr
+
+
+class TestWholeWords:
+    """Words of a text are hidden with all their pieces, or not at all."""
+
+    CONTINUES = tuple(range(500, 1000))
+    MASKING = dataclasses.replace(BERT, continues=CONTINUES)
+
+    def texts(self, rows=64, length=24, seed=0):
+        rng = np.random.default_rng(seed)
+        text = rng.integers(200, 1000, (rows, length)).astype(np.int32)
+        text[:, 0], text[:, 1] = 101, rng.integers(200, 500, rows)
+        lengths = rng.integers(3, length + 1, rows).astype(np.int32)
+        text[np.arange(rows), lengths - 1] = 102
+        text[np.arange(length)[None] >= lengths[:, None]] = 0
+        return jnp.asarray(text), jnp.asarray(lengths)
+
+    def words(self, row, length):
+        """Places of each word, special tokens left out."""
+        found = []
+        for place in range(1, length - 1):
+            if row[place] in self.CONTINUES and found:
+                found[-1].append(place)
+            else:
+                found.append([place])
+        return found
+
+    def hidden(self, ratio=0.3, masking=MASKING, seed=0):
+        text, lengths = self.texts()
+        keys = jax.random.split(jax.random.key(seed), len(text))
+        masked = mask_text(keys, text, lengths, ratio=ratio, masking=masking)
+        rows = zip(np.asarray(masked.positions), np.asarray(masked.weight) > 0)
+        places = [set(p[used].tolist()) for p, used in rows]
+        return np.asarray(text), np.asarray(lengths), places
+
+    def test_a_word_is_hidden_whole_or_not_at_all(self):
+        for row, length, places in zip(*self.hidden()):
+            for word in self.words(row, length):
+                assert len(places & set(word)) in (0, len(word))
+
+    def test_tokens_would_be_torn_without_it(self):
+        torn = sum(
+            len(places & set(word)) not in (0, len(word))
+            for row, length, places in zip(*self.hidden(masking=BERT))
+            for word in self.words(row, length)
+        )
+        assert torn > 20
+
+    def test_the_count_is_kept_but_for_a_first_word_that_is_longer(self):
+        for row, length, places in zip(*self.hidden()):
+            words = self.words(row, length)
+            wanted = max(1, round(0.3 * (length - 2)))
+            slots = text_slots(row.shape[0], 0.3)
+            shortest = min(len(word) for word in words)
+            taken = [word for word in words if word[0] in places]
+            assert len(places) <= max(wanted, slots if len(taken) == 1 else 0)
+            assert bool(places) == (shortest <= slots)
+            # Whatever is left out does not fit any more.
+            left = [len(word) for word in words if word[0] not in places]
+            assert not left or len(places) + min(left) > wanted
+
+    def test_every_word_has_its_turn(self):
+        seen = [self.hidden(seed=seed)[2] for seed in range(60)]
+        text, lengths, _ = self.hidden()
+        row = int(np.argmax(lengths))
+        for word in self.words(text[row], lengths[row]):
+            if len(word) <= round(0.3 * (lengths[row] - 2)):
+                assert any(word[0] in places[row] for places in seen)

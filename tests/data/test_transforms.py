@@ -245,3 +245,62 @@ def test_values_stay_between_black_and_white():
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(UserError, match=f"augmentation {next(iter(settings))} ="):
         Augmentation(**settings)
+
+
+GEOMETRY = {"shift": 0.2, "scale": 0.3, "flip_probability": 0.5}
+COLOURS = {"brightness": 0.4, "hue": 0.2, "grey_probability": 0.3}
+
+
+class TestTokenizerView:
+    VIEW = staticmethod(
+        jax.jit(transforms.tokenizer_view, static_argnums=(2, 3), static_argnames="jittered")
+    )
+
+    @pytest.mark.parametrize(("side", "size"), [(48, 24), (50, 24), (24, 36)])
+    def test_it_is_pillows_lanczos_but_for_its_rounding(self, side, size):
+        """Pillow rounds to whole levels after each axis: 0.5 twice, the second time amplified.
+
+        It also cuts to 0..255 in between, so the pictures here stay away from both ends.
+        """
+        image = _pictures(rows=3, side=side) // 3 + 85
+        found = np.asarray(self.VIEW(None, image, Augmentation(), size, jittered=False))
+        for row in range(3):
+            picture = PIL.Image.fromarray(np.asarray(image[row, 0]))
+            wanted = np.asarray(picture.resize((size, size), PIL.Image.Resampling.LANCZOS)) / 255
+            assert np.abs(found[row, 0] - wanted).max() < 1.6 / 255
+            bilinear = picture.resize((size, size), PIL.Image.Resampling.BILINEAR)
+            assert np.abs(found[row, 0] - np.asarray(bilinear) / 255).max() > 10 / 255
+
+    def test_the_same_size_is_the_picture_itself(self):
+        image = _pictures()
+        found = self.VIEW(None, image, Augmentation(), 16, jittered=False)
+        np.testing.assert_allclose(found, np.asarray(image) / 255, atol=1e-6)
+        unmoved = self.VIEW(_keys(), image, Augmentation(hue=0.3), 16, jittered=False)
+        np.testing.assert_array_equal(found, unmoved)
+
+    def test_jittered_it_is_the_towers_view(self):
+        augmentation = _plain(**GEOMETRY, **COLOURS)
+        image = _pictures()
+        tower = augment(_keys(), image, augmentation, 16)
+        found = self.VIEW(_keys(), image, augmentation, 16, jittered=True)
+        np.testing.assert_allclose(found, tower, atol=1e-5)
+
+    def test_clean_it_is_cut_alike_and_keeps_its_colours(self):
+        image = _pictures()
+        moved = augment(_keys(), image, _plain(**GEOMETRY), 16)
+        augmentation = _plain(**GEOMETRY, **COLOURS)
+        found = self.VIEW(_keys(), image, augmentation, 16, jittered=False)
+        np.testing.assert_allclose(found, moved, atol=1e-5)
+        assert np.abs(found - augment(_keys(), image, augmentation, 16)).max() > 0.1
+
+    def test_a_smaller_view_is_cut_alike(self):
+        """Smooth pictures, so that the kernels differ little."""
+        y, x = np.mgrid[:32, :32] / 32
+        smooth = np.stack([y, x, (x + y) / 2], -1) * 200 + 20
+        image = jnp.asarray(np.broadcast_to(smooth, (6, 1, 32, 32, 3)).astype(np.uint8))
+        augmentation = _plain(shift=0.1, flip_probability=0.5, crop=(0.5, 0.9))
+        tower = np.asarray(augment(_keys(), image, augmentation, 32))
+        found = np.asarray(self.VIEW(_keys(), image, augmentation, 16, jittered=False))
+        halved = tower.reshape(6, 1, 16, 2, 16, 2, 3).mean((3, 5))
+        inner = (slice(None), slice(None), slice(3, -3), slice(3, -3))
+        assert np.abs(found - halved)[inner].max() < 0.05

@@ -64,7 +64,7 @@ def the_batches(kinds=(0, 1, 2, 3, 4, 5)):
     """Two batches of 6 real pairs and 2 padded ones; pair i is of the kind kinds[i]."""
     kind = np.array([*kinds, 0, 0])
     # In -1..1, as the towers see it, 0 and 1 stand for the kinds 0 and 1: so count in 127.5ths.
-    batch = toy_model.random_batch(0, b)
+    batch = toy_model.random_batch(0, b, tokens=False)
     text = np.where(np.isin(batch.text, toy_model.SPECIAL), batch.text, kind[:, None] + 5)
     return [
         dataclasses.replace(
@@ -86,9 +86,9 @@ class Pictured(Informed):
         return super().encode_image(towers, (image + 1) * 127.5, mask)
 
 
-def tokenize(view):
-    kind = jnp.round((view[:, 0, 0, 0, 0] + 1) * 127.5).astype(jnp.int32)
-    return jnp.broadcast_to(kind[:, None], (view.shape[0], 16))
+def tokenize(image):
+    kind = image[:, 0, 0, 0, 0].astype(jnp.int32)
+    return jnp.broadcast_to(kind[:, None], (image.shape[0], 16))
 
 
 SURE = -oracles.log_softmax([4.0] + [0.0] * (toy_model.CODES - 1))

@@ -73,7 +73,7 @@ def make_step(mesh, length, accumulate):
         mesh=mesh,
         active=frozenset(OBJECTIVES),
         paused=frozenset(),
-        dvae=DVAE,
+        image_tokenizer=DVAE,
         accumulate=accumulate,
     )
 

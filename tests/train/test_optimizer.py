@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import quick
 
-from cots_jax.config import HardwareConfig, MaskedConfig, OptimizerConfig
+from cots_jax.config import Decayed, HardwareConfig, MaskedConfig, OptimizerConfig
 from cots_jax.models.two_stream import TwoStream, model_size
-from cots_jax.train.optimizer import decay_mask, make_optimizer
+from cots_jax.train.optimizer import decay_mask, layer_rates, make_optimizer
 from cots_jax.train.state import advance, fresh_state
+from cots_jax.weights.mapping import flat
 
 CONFIG = OptimizerConfig(weight_decay=0.1, b1=0.8, b2=0.9, epsilon=1e-3, clip=0.5)
 
@@ -67,16 +68,77 @@ def test_agrees_with_the_oracle_and_another_rate_compiles_nothing(clip):
     assert state.step == 3
 
 
-def test_matrices_and_tables_are_decayed_and_nothing_else():
-    model = TwoStream(
-        model_size("tiny-16", HardwareConfig()), MaskedConfig(), 16, frozenset({"mvm", "mlm"})
-    )
+def a_model():
+    """Shapes of two towers, of 2 and of 1 blocks, and of their heads, with a temperature."""
+    size = model_size("tiny-16", HardwareConfig())
+    model = TwoStream(size, MaskedConfig(), 16, frozenset({"mvm", "mlm"}))
     key = jax.random.key(0)
     tree = {
         "towers": jax.eval_shape(model.init_towers, key),
         "heads": jax.eval_shape(model.init_heads, key),
     }
-    tree = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), tree)
+    tree["heads"]["log_temperature"] = jax.ShapeDtypeStruct((), np.float32)
+    return jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), tree)
+
+
+def one_step(config):
+    """What a first step at rate 1 takes off parameters of 1 under gradients of 1."""
+    tree = a_model()
+    optimizer = make_optimizer(config)
+    state = fresh_state(tree, optimizer, {})
+    grads = jax.tree.map(np.ones_like, tree)
+    new = quick.jit(lambda s, g: advance(s, g, jnp.asarray(1.0), optimizer))(state, grads)
+    return flat(jax.tree.map(lambda old, new: np.asarray(old - new), tree, new.params))
+
+
+class TestLayers:
+    BLOCK = "towers/image/transformer/blocks/mlp_in/kernel"
+
+    def test_each_block_has_the_rate_of_the_one_above_times_the_decay(self):
+        rates = flat(layer_rates(OptimizerConfig(layer_decay=0.5))(a_model()))
+        assert rates["towers/image/patch_embedding/kernel"] == 0.125
+        np.testing.assert_array_equal(rates[self.BLOCK].ravel(), [0.25, 0.5])
+        assert rates["towers/text/token_embedding"] == 0.25
+        np.testing.assert_array_equal(
+            rates["towers/text/transformer/blocks/mlp_in/bias"].ravel(), [0.5]
+        )
+        for name in ("final_norm/scale", "projection/kernel", "mask_embedding"):
+            assert rates[f"towers/image/{name}"] == 1
+        assert rates["heads/mlm/bias"] == rates["heads/log_temperature"] == 1
+
+    def test_the_rates_reach_the_updates(self):
+        config = OptimizerConfig(weight_decay=0.0, clip=0.0)
+        plain = one_step(config)
+        found = one_step(dataclasses.replace(config, layer_decay=0.5))
+        np.testing.assert_allclose(found[self.BLOCK][0], plain[self.BLOCK][0] / 4)
+        np.testing.assert_allclose(found[self.BLOCK][1], plain[self.BLOCK][1] / 2)
+
+    def test_frozen_blocks_stay_and_their_gradients_are_not_clipped_with(self):
+        config = OptimizerConfig(weight_decay=0.1, freeze_image=1, clip=1.0, epsilon=1.0)
+        found = one_step(config)
+        assert (found[self.BLOCK][0] == 0).all()
+        assert (found[self.BLOCK][1] != 0).all()
+        for name in ("patch_embedding/kernel", "cls", "position_embedding"):
+            assert (found[f"towers/image/{name}"] == 0).all()
+        assert (found["towers/image/mask_embedding"] != 0).all()
+        assert (found["towers/text/token_embedding"] != 0).all()
+        free = sum(leaf[leaf != 0].size for leaf in found.values())
+        clipped = 1 / np.sqrt(free)
+        np.testing.assert_allclose(
+            found["towers/image/mask_embedding"], clipped / (clipped + 1), rtol=1e-3
+        )
+
+
+def test_everything_but_the_temperature_can_be_decayed():
+    config = OptimizerConfig(weight_decay=0.5, clip=0.0, decayed=Decayed.ALL)
+    found, plain = one_step(config), one_step(dataclasses.replace(config, weight_decay=0.0))
+    for name, leaf in found.items():
+        more = 0.0 if name.endswith("log_temperature") else 0.5
+        np.testing.assert_allclose(leaf - plain[name], more, atol=1e-5)
+
+
+def test_matrices_and_tables_are_decayed_and_nothing_else():
+    tree = a_model()
     found = {
         jax.tree_util.keystr(path, simple=True, separator="/"): decayed
         for path, decayed in jax.tree_util.tree_leaves_with_path(decay_mask(tree))
@@ -89,4 +151,4 @@ def test_matrices_and_tables_are_decayed_and_nothing_else():
         "type_embedding",
     }
     kept = {name.rpartition("/")[2] for name in set(found) - decayed}
-    assert kept == {"bias", "scale", "cls", "mask_embedding"}
+    assert kept == {"bias", "scale", "cls", "mask_embedding", "log_temperature"}

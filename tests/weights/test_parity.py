@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from cots_jax.config import Merge
+from cots_jax.config import Merge, Precision
 from cots_jax.models.apply import apply
+from cots_jax.models.dalle import LAPLACE, Encoder, code_ids
 from cots_jax.models.masked_head import MaskedHead, MaskedHeadConfig
 from cots_jax.models.text import Pooling, TextConfig, TextTower
 from cots_jax.models.transformer import Activation, Norm, Span, TransformerConfig
 from cots_jax.models.vision import ImageTower, VisionConfig
 from cots_jax.weights import bert, clip, vit
+from cots_jax.weights.dalle import read_dalle
 from cots_jax.weights.files import read_tensors
 from cots_jax.weights.mapping import flat, import_tree, nested
 
@@ -229,6 +232,56 @@ class TestClip:
                 assert_near(ours.tokens[seen.numpy()], norm(state)[seen], kind)
             joint = theirs.text_projection(found.pooler_output)
         assert_near(apply(tower, params, *inputs).joint, unit_rows(joint), kind)
+
+
+class TestDalle:
+    GRID, CODES, HIDDEN = 6, 40, 16
+
+    @pytest.fixture
+    def theirs(self, kind):
+        config = transformers.FlavaImageCodebookConfig(
+            hidden_size=self.HIDDEN, vocab_size=self.CODES
+        )
+        theirs = transformers.FlavaImageCodebook(config)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter in theirs.parameters():  # He's start: pictures reach the codes
+                fan = parameter[0].numel() if parameter.ndim > 1 else 200
+                parameter.copy_(torch.randn_like(parameter) * (2 / fan) ** 0.5)
+        return theirs.to(getattr(torch, kind)).eval()
+
+    @pytest.mark.parametrize("names", ["hugging face", "openai"])
+    def test_log_odds_and_ids(self, theirs, kind, names, tmp_path):
+        if names == "openai":
+            tensors = {
+                openai_name(n): np.ascontiguousarray(t) for n, t in tensors_of(theirs).items()
+            }
+            save_file(tensors, tmp_path / "model.safetensors")
+        else:
+            theirs.save_pretrained(tmp_path)
+        found = read_dalle(tmp_path, self.GRID, Precision.FLOAT32)
+        assert (found.config.hidden, found.config.codes) == (self.HIDDEN, self.CODES)
+        params = jax.tree.map(jnp.asarray, found.params)
+        colours = np.random.default_rng(0).random((3, self.GRID, self.GRID, 3))
+        pixels = colours.repeat(8, axis=1).repeat(8, axis=2)
+        ours = apply(Encoder(found.config), params, jnp.asarray(pixels, kind))
+        mapped = torch.tensor(((1 - 2 * LAPLACE) * pixels + LAPLACE).transpose(0, 3, 1, 2))
+        with torch.no_grad():
+            wanted = theirs.blocks(mapped.to(getattr(torch, kind))).permute(0, 2, 3, 1)
+        wanted = wanted.reshape(3, -1, self.CODES)
+        assert_near(ours, wanted, kind)
+        top = wanted.topk(2).values
+        clear = (top[..., 0] - top[..., 1] > 1e-5).numpy()
+        assert clear.mean() > 0.9
+        ids = np.asarray(code_ids(ours))
+        np.testing.assert_array_equal(ids[clear], wanted.argmax(-1).numpy()[clear])
+        assert len(np.unique(ids)) > 3
+
+
+def openai_name(name):
+    """`blocks.group_1.group.block_1.res_path.path.conv_1.weight` in the names of `dall_e`."""
+    name = name.replace(".group.", ".").replace(".path.", ".")
+    return name.replace(".weight", ".w").replace(".bias", ".b")
 
 
 def unit_rows(x):

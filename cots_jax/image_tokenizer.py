@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen image tokenizer of a run: a discrete VAE trained here, or DALL-E's published one."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Array, Int32, UInt8
+
+from cots_jax import checkpoint
+from cots_jax.config import Precision, Task
+from cots_jax.data.transforms import Augmentation, tokenizer_view
+from cots_jax.errors import UserError
+from cots_jax.models.dalle import DalleConfig
+from cots_jax.models.dvae import DvaeConfig
+from cots_jax.models.image_tokens import TokenizerConfig, picture_ids
+from cots_jax.models.two_stream import Params
+from cots_jax.pretrained import newest
+from cots_jax.weights.dalle import read_dalle
+from cots_jax.weights.files import fetched
+
+FROZEN = "frozen"
+KINDS = {"dvae": DvaeConfig, "dalle": DalleConfig}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTokenizer:
+    """A trained encoder; `lineage` says where its parameters come from."""
+
+    config: TokenizerConfig
+    params: Params
+    lineage: tuple[str, ...]
+
+    def ids(self, image: UInt8[Array, "b t s s 3"]) -> Int32[Array, "b n"]:
+        """Codes of whole pictures in their own colours; in training they are cut as the tower's."""
+        size = self.config.image_size
+        pixels = tokenizer_view(None, image, Augmentation(), size, jittered=False)
+        return picture_ids(self.config, self.params, pixels[:, 0])
+
+
+def load_image_tokenizer(
+    name: str, config: str = "", grid: int = 24, precision: Precision = Precision.FLOAT32
+) -> ImageTokenizer:
+    """A finished dVAE run, or DALL-E's encoder from a file, a folder or the hub.
+
+    config: the `--config` that trains a dVAE, named in the error; grid and precision: for DALL-E's,
+    which takes pictures of any size. Raises UserError where it is missing, unfinished or unfit.
+    """
+    folder = Path(name)
+    if (folder / "config.json").exists() and not _is_published(folder):
+        return _of_run(folder, config)
+    hub = name.count("/") == 1 and not name.startswith((".", "/")) and not config
+    if folder.exists() or hub:
+        found = read_dalle(fetched(name, "image_tokenizer"), grid, precision)
+        return ImageTokenizer(found.config, found.params, (name,))
+    command = _train(folder, config)
+    raise UserError(f"there is no image tokenizer in {folder}; train one with: {command}")
+
+
+def load_frozen(workdir: Path) -> ImageTokenizer | None:
+    """The image tokenizer that a training folder keeps for itself, if it does."""
+    found = checkpoint.latest(workdir / FROZEN)
+    if found is None:
+        return None
+    facts = checkpoint.read_fact(found.path, "facts")
+    kind = next(kind for kind in KINDS if kind in facts)
+    params = checkpoint.restore(found.path, "tokenizer")
+    return ImageTokenizer(_config(kind, facts[kind]), params, tuple(facts["lineage"]))
+
+
+def save_frozen(workdir: Path, tokenizer: ImageTokenizer) -> None:
+    """Copies the image tokenizer into a training folder, once."""
+    kind = next(kind for kind, known in KINDS.items() if isinstance(tokenizer.config, known))
+    facts = {kind: dataclasses.asdict(tokenizer.config), "lineage": list(tokenizer.lineage)}
+    trees = {"tokenizer": tokenizer.params}
+    checkpoint.save(workdir / FROZEN, 0, trees, {"facts": facts}, keep=checkpoint.Keep(1))
+
+
+def _of_run(folder: Path, config: str) -> ImageTokenizer:
+    found = newest(folder)
+    facts = checkpoint.read_fact(found.path, "facts")
+    if facts["config"]["task"] != Task.DVAE:
+        raise UserError(f"{folder} holds no image tokenizer: name the workdir of a dVAE run")
+    if not facts["fit"]:
+        raise UserError(
+            f"the image tokenizer in {folder} has not finished: run again {_train(folder, config)}"
+        )
+    params = checkpoint.restore(found.path, "tokenizer")
+    return ImageTokenizer(_config("dvae", facts["dvae"]), params, tuple(facts["lineage"]))
+
+
+def _is_published(folder: Path) -> bool:
+    """Hugging Face's folders have a config.json too, with the weights beside it."""
+    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+
+
+def _train(folder: str | Path, config: str) -> str:
+    return f"python -m cots_jax.main --config={config or 'FILE'} --workdir={folder}"
+
+
+def _config(kind: str, fields: dict[str, Any]) -> TokenizerConfig:
+    if "precision" in fields:
+        fields = fields | {"precision": Precision(fields["precision"])}
+    return KINDS[kind](**fields)
