@@ -72,6 +72,9 @@ def fingerprint(workdir: Path) -> dict[str, str]:
     for number, line in enumerate((workdir / "metrics.jsonl").read_text().splitlines()):
         row = {key: value for key, value in json.loads(line).items() if key not in TIMES}
         prints[f"metrics.jsonl:{number + 1}"] = json.dumps(row)
+    dropped = workdir / "dropped.jsonl"
+    for number, line in enumerate(dropped.read_text().splitlines() if dropped.exists() else ()):
+        prints[f"dropped.jsonl:{number + 1}"] = line
     return prints
 
 

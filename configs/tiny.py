@@ -79,7 +79,7 @@ def _retrieval(config: ConfigDict) -> None:
             "weight_task": "0 @ 10%, 0.5 @ 40%",
             "alignment": {"teacher": "momentum"},
             "masked": {"text_ratio": 0.5, "text_every": 2, "image_every": 4},
-            "filter": {"kappa": 1.0, "warmup": "25%"},
+            "filter": {"kappa": 1.0, "momentum": 0.5, "warmup": "25%", "list_dropped": "on"},
         }
     )
     config.optimizer = ConfigDict({"learning_rate": "0 @ 0%, 1e-2 @ 10%, cosine 0 @ 100%"})

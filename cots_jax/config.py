@@ -112,6 +112,7 @@ class FilterConfig:
     kappa: float = 2.0
     momentum: float = 0.99  # per reference batch of rows of a source
     warmup: str = "15%"
+    list_dropped: Switch = Switch.OFF  # in dropped.jsonl, with their similarity
 
 
 @dataclasses.dataclass(frozen=True)

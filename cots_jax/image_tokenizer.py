@@ -2,22 +2,29 @@
 """The frozen image tokenizer of a run: a discrete VAE trained here, or DALL-E's published one."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int32, UInt8
 
 from cots_jax import checkpoint
-from cots_jax.config import Precision, Task
+from cots_jax.config import HardwareConfig, Precision, Task
+from cots_jax.data.image_tokens import TokenFacts, write_tokens
+from cots_jax.data.records import read_facts
 from cots_jax.data.transforms import Augmentation, tokenizer_view
 from cots_jax.errors import UserError
 from cots_jax.models.dalle import DalleConfig
 from cots_jax.models.dvae import DvaeConfig
 from cots_jax.models.image_tokens import TokenizerConfig, picture_ids
-from cots_jax.models.two_stream import Params
+from cots_jax.models.two_stream import Params, model_size
 from cots_jax.pretrained import newest
 from cots_jax.weights.dalle import read_dalle
 from cots_jax.weights.files import fetched
+from cots_jax.weights.mapping import flat
 
 FROZEN = "frozen"
 KINDS = {"dvae": DvaeConfig, "dalle": DalleConfig}
@@ -55,6 +62,49 @@ def load_image_tokenizer(
         return ImageTokenizer(found.config, found.params, (name,))
     command = _train(folder, config)
     raise UserError(f"there is no image tokenizer in {folder}; train one with: {command}")
+
+
+def make_image_tokens(folder: Path, name: str, model: str) -> str:
+    """Ids of all pictures of a prepared folder for a tower of that model; says what was done.
+
+    name: of the tokenizer, as in `config.image_tokenizer`. Raises UserError.
+    """
+    vision = model_size(model, HardwareConfig()).vision
+    narrow = jax.default_backend() != "cpu"
+    precision = Precision.BFLOAT16 if narrow else Precision.FLOAT32
+    tokenizer = load_image_tokenizer(name, "configs/dvae.py", vision.side, precision)
+    if tokenizer.config.grid != vision.side:
+        raise UserError(
+            f"{name} makes {tokenizer.config.grid} x {tokenizer.config.grid} codes, model {model} "
+            f"has {vision.side} x {vision.side} patches: name the model that fits in --model"
+        )
+    facts = TokenFacts(
+        tokenizer=name,
+        digest=_digest(tokenizer.params),
+        codes=tokenizer.config.codes,
+        grid=vision.side,
+        image_size=vision.image_size,
+        precision=str(precision),
+        fingerprint=read_facts(folder)["fingerprint"],
+    )
+    params = jax.device_put(tokenizer.params)
+
+    @jax.jit
+    def encode(params: Params, image: Array) -> Array:
+        return dataclasses.replace(tokenizer, params=params).ids(image)
+
+    def on_host(image: np.ndarray) -> np.ndarray:
+        return np.asarray(encode(params, jnp.asarray(image)))
+
+    made = write_tokens(folder, facts, on_host)
+    return f"image tokens of {name} {'made' if made else 'already there'} in {folder}"
+
+
+def _digest(params: Params) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flat(params).items()):
+        digest.update(path.encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def load_frozen(workdir: Path) -> ImageTokenizer | None:

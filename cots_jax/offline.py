@@ -89,7 +89,9 @@ def _made_from(opened: Pretrained, sources: list[Source]) -> dict[str, Any]:
 def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: Path) -> Stored:
     size, length = opened.preprocessing.size, opened.config.data.text_length
     results, levels, examples, distances = [], [], [], {}
-    with open_sets(sources, opened.tokenizer, size=size, length=length) as sets:
+    grid = 0 if load_frozen(folder) else opened.model.config.vision.side
+    opening = open_sets(sources, opened.tokenizer, size=size, length=length, token_grid=grid)
+    with opening as sets:
         for chosen in sets:
             scored = evaluate_set(
                 opened.towers, opened.model, opened.preprocessing, chosen, opened.lineage
@@ -143,8 +145,10 @@ def check_levels(opened: Pretrained, folder: Path, chosen: EvaluationSet) -> lis
         found = word_level(model, opened.towers, heads, masking, batches())
         checks += _token_checks("masked language modelling", name, found, 0.2)
     image_tokenizer = load_frozen(folder) if "mvm" in model.heads else None
-    if image_tokenizer is not None:
-        found = code_level(model, opened.towers, heads, image_tokenizer.ids, batches())
+    made_ahead = "mvm" in model.heads and chosen.table.token_facts is not None
+    if image_tokenizer is not None or made_ahead:
+        tokenize = image_tokenizer.ids if image_tokenizer is not None else None
+        found = code_level(model, opened.towers, heads, tokenize, batches())
         checks += _token_checks("masked vision modelling", name, found, 0.1)
     return checks
 

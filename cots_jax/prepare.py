@@ -9,19 +9,20 @@ import sys
 from cots_jax.config import UserError
 from cots_jax.data.prepare.emoji import prepare_emoji
 from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
-from cots_jax.data.prepare.write import Prepared
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cots_jax.prepare", description=__doc__)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--out", required=True, type=pathlib.Path, help="the folder to make")
-    common.add_argument("--json", action="store_true", help="print dataset.json on stdout")
+    add = common.add_argument
+    add("--out", required=True, type=pathlib.Path, help="the folder to make")
+    add("--image_tokens", help="an image tokenizer, to make the pictures' codes ahead of time")
+    add("--model", default="b16-384", help="whose patches the codes fit (default b16-384)")
+    add("--json", action="store_true", help="print dataset.json on stdout")
     kinds = parser.add_subparsers(dest="kind", required=True)
     emoji = kinds.add_parser("emoji", parents=[common], help="7,874 drawings with their names")
     emoji.add_argument("--size", type=int, default=72, help="pixels a side (default 72)")
-    pairs = kinds.add_parser("pairs", parents=[common], help="your pictures and captions")
-    add = pairs.add_argument
+    add = kinds.add_parser("pairs", parents=[common], help="your own pairs").add_argument
     add("--captions", required=True, type=pathlib.Path, help="a CSV, TSV or JSONL file")
     add("--images", required=True, type=pathlib.Path, help="a folder or an uncompressed tar")
     add("--held_out", type=float, default=0.05, help="part kept as split val (default 0.05)")
@@ -32,22 +33,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(kind: str, out: pathlib.Path, options: dict) -> Prepared:
-    if kind == "emoji":
-        return prepare_emoji(out, **options)
-    return prepare_pairs(out, PairsOptions(**options))
-
-
 def main() -> int:
     """Runs the command line; returns the exit code."""
     options = vars(_parser().parse_args())
     kind, out, as_json = (options.pop(key) for key in ("kind", "out", "json"))
+    tokenizer, model = options.pop("image_tokens"), options.pop("model")
     try:
-        prepared = _prepare(kind, out, options)
+        if kind == "emoji":
+            prepared = prepare_emoji(out, **options)
+        else:
+            prepared = prepare_pairs(out, PairsOptions(**options))
+        print(prepared.summary(), file=sys.stderr)
+        if tokenizer:
+            from cots_jax.image_tokenizer import make_image_tokens  # JAX: slow, and seldom needed
+
+            print(make_image_tokens(out, tokenizer, model), file=sys.stderr)
     except UserError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
-    print(prepared.summary(), file=sys.stderr)
     if as_json:
         print(json.dumps(prepared.facts, indent=1))
     return 0

@@ -65,6 +65,18 @@ class TestTheChain:
         shown = " ".join(f"{recall[f'recall/val/{way}/r1']:.1f}" for way in ways)
         assert f" | R@1 {shown} | loss " in later
 
+    def test_what_the_filter_dropped_is_listed(self, tiny: Tiny) -> None:
+        lines = [json.loads(line) for line in (tiny.run / "dropped.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (tiny.run / "metrics.jsonl").read_text().splitlines()]
+        logged = {row["step"]: row["kept/tiny"] for row in rows if "kept/tiny" in row}
+        assert min(logged.values()) < 1
+        for step, kept in logged.items():
+            assert sum(line["step"] == step for line in lines) == round((1 - kept) * 16)
+        for line in lines:
+            assert line["step"] > 10  # a quarter of the run is its warm-up
+            assert line["similarity"] < line["threshold"]
+            assert line["id"] == "-".join(line["caption"].split(" over ")) + ".png"
+
     def test_evaluation_prints_a_table_and_writes_both_files(self, tiny: Tiny) -> None:
         assert "image -> text" in tiny.evaluated.out
         assert "text -> image" in tiny.evaluated.out

@@ -4,7 +4,6 @@
 import collections
 import concurrent.futures
 import dataclasses
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -12,12 +11,13 @@ from typing import TypeVar
 
 import grain
 import numpy as np
-import PIL.Image
 from jaxtyping import Int32, UInt8
 
 from cots_jax.batch import Batch, ImageBatch, TextBatch
 from cots_jax.config import Cache
 from cots_jax.data import records
+from cots_jax.data.decoding import decode_picture
+from cots_jax.data.image_tokens import open_tokens, shared_facts
 from cots_jax.data.masking import blockwise_masks
 from cots_jax.data.shuffle import shuffled
 from cots_jax.data.tokenizer import Encoded, Tokenizer
@@ -43,7 +43,9 @@ class PairTable:
     """All (image, caption) pairs of some sources as one table; safe in threads.
 
     Rows are pairs, in the order of the sources and of `pair_table()` within each. Record numbers
-    and group ids go on counting from source to source, so that they never collide.
+    and group ids go on counting from source to source, so that they never collide. With a
+    `token_grid` above 0 its batches hold the image tokens made ahead of time, where there are any
+    (`token_facts`); they must be of that many patches a side.
     """
 
     group_of_record: Int32[np.ndarray, "r"]
@@ -60,6 +62,7 @@ class PairTable:
         length: int,
         cache: Cache = Cache.AUTO,
         threads: int | None = None,
+        token_grid: int = 0,
     ):
         if not sources:
             raise UserError("no data source named: give at least one prepared folder")
@@ -79,6 +82,11 @@ class PairTable:
         if not self.pairs:
             names = ", ".join(f"{source.folder}:{source.split}" for source in self.sources)
             raise UserError(f"no pairs in {names}")
+        folders = [source.folder for source in sources]
+        self.token_facts = shared_facts(folders, size, token_grid) if token_grid else None
+        self._tokens = (
+            [open_tokens(f, s) for f, s in zip(folders, self._splits)] if self.token_facts else []
+        )
         self._images: np.ndarray | None = None
         self._texts: Encoded | None = None
         self.cache = _choose(cache, self.records * size**2 * 3)
@@ -133,6 +141,14 @@ class PairTable:
             return Encoded(self._texts.ids[pairs], self._texts.length[pairs])
         found = [self.record(row) for row in self.record_of_pair[pairs]]
         return self._encode(found, pairs)
+
+    def image_tokens(self, rows: Int32[np.ndarray, "b"]) -> Int32[np.ndarray, "b n"] | None:
+        """The ids of these records that were made ahead of time; None where none were asked for."""
+        if self.token_facts is None:
+            return None
+        of = [(self._source(row), row) for row in rows]
+        ids = [self._tokens[source][row - self._first_record[source]] for source, row in of]
+        return np.stack(ids).astype(np.int32)
 
     def images_and_texts(self, pairs: Int32[np.ndarray, "b"]) -> "ImagesAndTexts":
         """Both sides of these pairs, each record read once."""
@@ -203,24 +219,6 @@ def _join_groups(splits: Sequence[records.Split]) -> np.ndarray:
     return np.concatenate(parts).astype(np.int32)
 
 
-def decode_picture(image: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Shorter side resized to `size`, centre of the longer side (own choice).
-
-    Takes what `prepare` writes: upright RGB JPEGs.
-    """
-    with PIL.Image.open(io.BytesIO(image)) as opened:
-        # A large JPEG decodes far faster to half or a quarter; twice the size is filtered below.
-        opened.draft("RGB", (2 * size, 2 * size))
-        picture = opened.convert("RGB")
-    width, height = picture.size
-    if (width, height) == (size, size):
-        return np.asarray(picture)
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(picture.resize((size, size), PIL.Image.Resampling.BICUBIC, box=box))
-
-
 def training_batches(
     table: PairTable,
     batch: int,
@@ -268,7 +266,8 @@ def load_pairs(table: PairTable, pairs: np.ndarray, image_mask: np.ndarray) -> B
     real = pairs >= 0
     found = np.where(real, pairs, np.int32(0))
     content = table.images_and_texts(found)
-    group = table.group_of_record[table.record_of_pair[found]]
+    rows = table.record_of_pair[found]
+    group = table.group_of_record[rows]
     return Batch(
         image=content.images,
         image_mask=image_mask,
@@ -278,6 +277,7 @@ def load_pairs(table: PairTable, pairs: np.ndarray, image_mask: np.ndarray) -> B
         group_id=np.where(real, group, np.int32(-1)),
         source=table.source_of_pair[found],
         weight=real.astype(np.float32),
+        image_tokens=table.image_tokens(rows),
     )
 
 

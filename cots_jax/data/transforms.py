@@ -107,7 +107,7 @@ def tokenizer_view(
     def row(key: Array, picture: Array) -> Array:
         geometry_key, colour_key = jax.random.split(key)
         values = _unit(picture)
-        if _moves(augmentation):
+        if moves(augmentation):
             down, across = _random_views(geometry_key, augmentation)
             kernel = _triangle if size == values.shape[1] else _lanczos
             values = _resample(values, down, across, size, augmentation.fill, kernel)
@@ -155,7 +155,7 @@ def normalise_values(
 def _augment_row(key: Array, image: Array, augmentation: Augmentation, size: int) -> Array:
     geometry_key, colour_key = jax.random.split(key)
     values = _unit(image)
-    if _moves(augmentation) or size != image.shape[1]:
+    if moves(augmentation) or size != image.shape[1]:
         down, across = _random_views(geometry_key, augmentation)
         values = _resample(values, down, across, size, augmentation.fill)
     return _recolour(colour_key, values, augmentation)
@@ -165,7 +165,8 @@ def _unit(image: Array) -> Array:
     return image.astype(jnp.float32) * jnp.float32(1 / 255)
 
 
-def _moves(a: Augmentation) -> bool:
+def moves(a: Augmentation) -> bool:
+    """Whether the picture's geometry changes."""
     return bool(a.shift or a.scale or a.flip_probability or a.crop)
 
 

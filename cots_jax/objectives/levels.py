@@ -71,7 +71,10 @@ def word_level(
 def code_level(
     model: TwoStream, towers: Params, heads: Params, tokenize: Any, batches: Iterable[Batch]
 ) -> TokenLevel:
-    """MVM on held-out pairs. tokenize: uint8 pictures [b t s s 3] -> code ids [b n]."""
+    """MVM on held-out pairs. tokenize: uint8 pictures [b t s s 3] -> code ids [b n].
+
+    Not asked where the batches hold ids that were made ahead of time.
+    """
 
     @jax.jit
     def losses(towers: Params, heads: Params, batch: Batch) -> tuple[Array, ...]:

@@ -49,7 +49,7 @@ class Lineage:
 
 @contextlib.contextmanager
 def open_sets(
-    sources: Sequence[Source], tokenizer: Tokenizer, *, size: int, length: int
+    sources: Sequence[Source], tokenizer: Tokenizer, *, size: int, length: int, token_grid: int = 0
 ) -> Generator[list[EvaluationSet]]:
     """Opens prepared splits for evaluation and closes them again; the split is the name."""
     names = distinct_names(sources, [source.split for source in sources])
@@ -58,7 +58,14 @@ def open_sets(
             EvaluationSet(
                 name,
                 stack.enter_context(
-                    PairTable([source], tokenizer, size=size, length=length, cache=Cache.AUTO)
+                    PairTable(
+                        [source],
+                        tokenizer,
+                        size=size,
+                        length=length,
+                        cache=Cache.AUTO,
+                        token_grid=token_grid,
+                    )
                 ),
             )
             for name, source in zip(names, sources, strict=True)

@@ -28,7 +28,7 @@ from cots_jax.models.dvae import DvaeConfig
 from cots_jax.models.two_stream import SIZES
 from cots_jax.pretrained import read_config
 from cots_jax.retrieval.evaluation import open_sets
-from cots_jax.schedule import Clockwork
+from cots_jax.schedule import Clockwork, schedule_values
 from cots_jax.train.cots import CotsTask
 from cots_jax.train.dvae import DvaeTask
 
@@ -109,6 +109,11 @@ def same_origin(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Path
             f"{', '.join(now['lineage'])} (folder, split, fingerprint of the rows): bring the data "
             "back, or choose another --workdir"
         )
+    if before.get("image_tokens", "") != now.get("image_tokens", ""):
+        raise UserError(
+            f"the image tokens beside the data are not those that {workdir} was trained with: make "
+            "them again with the same tokenizer, or choose another --workdir"
+        )
     if before.get("tokenizer") != now.get("tokenizer"):
         raise UserError(
             f"{workdir}/tokenizer.json is not the one that the checkpoints there were trained "
@@ -134,11 +139,11 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
     train = parse_sources(data.train, "config.data.train", data.prepare)
     held_out = parse_sources(data.eval, "config.data.eval", data.prepare)
     prints = [read_facts(source.folder)["fingerprint"] for source in train]
-    size, length = _image_size(config), data.text_length
+    size, length, grid = _image_size(config), data.text_length, _token_grid(config)
     with contextlib.ExitStack() as stack:
         tokenizer = _tokenizer(config, workdir, train)
         table = stack.enter_context(
-            PairTable(train, tokenizer, size=size, length=length, cache=data.cache)
+            PairTable(train, tokenizer, size=size, length=length, cache=data.cache, token_grid=grid)
         )
         sets = stack.enter_context(open_sets(held_out, tokenizer, size=size, length=length))
         clock = Clockwork(config.batch, table.pairs)
@@ -178,6 +183,14 @@ def _image_size(config: Config) -> int:
         raise UserError(f"unknown model {config.model!r}; {nearest(config.model, known, 'models')}")
     model = known[config.model]
     return model.image_size if config.task is Task.DVAE else model.vision.image_size
+
+
+def _token_grid(config: Config) -> int:
+    """The grid of image tokens that may be there ahead of time; 0 where none are wanted."""
+    if config.task is Task.DVAE or config.image_tokenizer:
+        return 0
+    wanted = any(schedule_values(config.method.weight_mvm, "config.method.weight_mvm"))
+    return SIZES[config.model].vision.side if wanted else 0
 
 
 def _tokenizer(config: Config, workdir: Path, train: list[Source]) -> Tokenizer:

@@ -21,14 +21,10 @@ from cots_jax.data.masking import TextMasking, masked_count
 from cots_jax.data.pipeline import PairTable, training_batches
 from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer, text_masking
-from cots_jax.data.transforms import Augmentation
+from cots_jax.data.transforms import moves
 from cots_jax.errors import UserError
 from cots_jax.image_tokenizer import ImageTokenizer
 from cots_jax.models.two_stream import Params, TwoStream, model_size
-from cots_jax.models.vision import VisionConfig
-from cots_jax.objectives.momentum_filter import empty_filter
-from cots_jax.objectives.queue import empty_queue
-from cots_jax.objectives.temperature import fresh_temperature
 from cots_jax.objectives.total import OBJECTIVES, Terms
 from cots_jax.retrieval.embed import Preprocessing
 from cots_jax.retrieval.evaluation import (
@@ -38,9 +34,10 @@ from cots_jax.retrieval.evaluation import (
     flat,
 )
 from cots_jax.schedule import Clockwork, Schedule, parse_schedule
-from cots_jax.train.mesh import row_shards, state_shardings, whole
+from cots_jax.train.augmentation import augmentation_of
+from cots_jax.train.mesh import state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
-from cots_jax.train.state import State, fresh_state
+from cots_jax.train.state import State
 from cots_jax.train.step import CotsStep, Knobs, Method
 from cots_jax.weights.load import merged, read_initial
 
@@ -102,7 +99,10 @@ class CotsTask:
         self.image_tokenizer, self.lineage = image_tokenizer, lineage
         self.schedules = read_schedules(config, clock)
         size = model_size(config.model, config.hardware, tokenizer.vocab_size)
-        codes = image_tokenizer.config.codes if image_tokenizer else 0
+        made_ahead = table.token_facts
+        codes = made_ahead.codes if made_ahead else 0
+        if image_tokenizer is not None:
+            codes = image_tokenizer.config.codes
         heads = self.schedules.active & {"mvm", "mlm"}
         self.model = TwoStream(size, config.method.masked, codes, heads)
         self._check()
@@ -112,7 +112,7 @@ class CotsTask:
             model=self.model,
             method=config.method,
             masking=_masking(config, tokenizer),
-            augmentation=_augmentation(config, vision),
+            augmentation=augmentation_of(config.augmentation, vision),
             optimizer=make_optimizer(config.optimizer),
             mesh=mesh,
             active=self.schedules.active,
@@ -130,17 +130,7 @@ class CotsTask:
         keys = jax.random.split(jax.random.key(self.config.seed), 2)
 
         def make() -> State:
-            towers = self.model.init_towers(keys[0])
-            heads = self.model.init_heads(keys[1]) | fresh_temperature(self.config.method)
-            params = {"towers": towers, "heads": heads}
-            copy = jax.tree.map(jnp.copy, towers)  # a buffer of its own: the state is donated
-            queue = empty_queue(
-                self.config.method.queue_length,
-                self.model.config.vision.embed_dim,
-                row_shards(self.mesh) * max(1, self.config.method.column_chunk),
-            )
-            method = Method(copy, queue, empty_filter(len(self.table.sources)))
-            return fresh_state(params, self._step.optimizer, method)
+            return self._step.fresh(keys, len(self.table.sources))
 
         shardings = state_shardings(self.mesh, jax.eval_shape(make))
         return jax.jit(make, out_shardings=shardings)()
@@ -204,6 +194,7 @@ class CotsTask:
             "preprocessing": dataclasses.asdict(self.preprocessing),
             "lineage": list(self.lineage),
             "fine_tuned_on": [],
+            "image_tokens": facts.digest if (facts := self.table.token_facts) else "",
         }
 
     # ---------------------------------------------------------------- steps
@@ -301,12 +292,20 @@ class CotsTask:
 
     def _check(self) -> None:
         method, size = self.config.method, self.model.config
-        if "mvm" in self.schedules.active:
-            if self.image_tokenizer is None:
+        if "mvm" in self.schedules.active and self.image_tokenizer is None:
+            if self.table.token_facts is None:
                 raise UserError(
                     "masked vision modelling is on and there are no image tokens: name a trained "
-                    "dVAE in config.image_tokenizer, or set config.method.weight_mvm=0"
+                    "dVAE in config.image_tokenizer, make them ahead of time (prepare "
+                    "--image_tokens), or set config.method.weight_mvm=0"
                 )
+            if moves(augmentation_of(self.config.augmentation, size.vision)):
+                raise UserError(
+                    "the image tokens made ahead of time are of whole pictures: set "
+                    "config.augmentation.shift, .scale, .crop and .flip_probability to nothing, or "
+                    "name the tokenizer in config.image_tokenizer to make them online"
+                )
+        elif "mvm" in self.schedules.active and self.image_tokenizer is not None:
             grid, side = self.image_tokenizer.config.grid, size.vision.side
             if grid != side:
                 raise UserError(
@@ -372,9 +371,3 @@ def _masking(config: Config, tokenizer: Tokenizer) -> TextMasking:
             "pieces that continue a word by ##: set it to token, or take another tokenizer"
         )
     return dataclasses.replace(masking, continues=tuple(np.flatnonzero(continues).tolist()))
-
-
-def _augmentation(config: Config, vision: VisionConfig) -> Augmentation:
-    fields: dict[str, Any] = dataclasses.asdict(config.augmentation)
-    fields |= {"crop": fields["crop"] or None, "mean": vision.mean, "std": vision.std}
-    return Augmentation(**fields)

@@ -16,6 +16,7 @@ from cots_jax.pretrained import CHECKPOINTS
 from cots_jax.train.assemble import assembled, claimed, same_origin
 from cots_jax.train.clock import Clock
 from cots_jax.train.cots import CotsTask
+from cots_jax.train.dropped import DroppedLog
 from cots_jax.train.dvae import DvaeTask
 from cots_jax.train.logging import MetricsLog
 from cots_jax.train.mesh import by_rows, make_mesh, whole
@@ -93,6 +94,7 @@ def _run(
     def save(step: int, extra: dict[str, Any]) -> None:
         with clock.span("checkpoint"):
             log.sync()
+            dropped.sync()
             facts = {
                 "facts": task.facts() | extra | {"step": step},
                 "data": {"iterator": batches.get_state(), "clock": clock.state()},
@@ -102,6 +104,7 @@ def _run(
 
     # ------------------------------------------------------------ the loop
     log, step = MetricsLog(workdir, start), start
+    dropped = DroppedLog(workdir, start, task.table)
     guard = SkipGuard(start, total, int(jax.device_get(state.skipped)))
     reporter = Reporter(task.logged, log, progress, clock, guard)
     try:
@@ -117,6 +120,8 @@ def _run(
             step += 1
             due = {name: step % often == 0 or step == total for name, often in every.items()}
             reporter.settle()  # the step before, while this one runs
+            if (judged := measured.pop("judged", None)) is not None:
+                dropped.ask(step, judged)
             if due["log"]:
                 reporter.ask(step, measured)
             if due["diagnose"] or due["evaluate"] or due["checkpoint"]:
@@ -138,6 +143,7 @@ def _run(
         save(step, task.finish(state) if done else {})
     finally:
         log.close()
+        dropped.close()
         progress.close()
     return Outcome(step, total, step - start, not done, reporter.metrics)
 

@@ -24,12 +24,19 @@ from cots_jax.data.transforms import Augmentation, augment, tokenizer_view
 from cots_jax.models.image_tokens import TokenizerConfig, picture_ids
 from cots_jax.models.two_stream import Params, TwoStream
 from cots_jax.objectives.contrastive import Rows
-from cots_jax.objectives.momentum_filter import FilterState, Judgement, judge
-from cots_jax.objectives.queue import Columns, Queue, enqueue, queue_columns
-from cots_jax.objectives.temperature import clamped, temperature_of
+from cots_jax.objectives.momentum_filter import (
+    FilterState,
+    Judgement,
+    empty_filter,
+    filter_threshold,
+    judge,
+)
+from cots_jax.objectives.queue import Columns, Queue, empty_queue, enqueue, queue_columns
+from cots_jax.objectives.temperature import clamped, fresh_temperature, temperature_of
 from cots_jax.objectives.total import Losses, Terms, Tools, Views, denominators, losses
+from cots_jax.train.dropped import Judged
 from cots_jax.train.mesh import by_rows, row_shards, state_shardings, whole
-from cots_jax.train.state import State, advance, unless_broken
+from cots_jax.train.state import State, advance, fresh_state, unless_broken
 
 AUGMENTATION, TEXT_MASK, WORD_DROPOUT = 0, 1, 2  # what a row's key is folded with
 
@@ -94,10 +101,23 @@ class CotsStep:
     tokenizer_pieces: int = 1
     accumulate: int = 1
 
+    def fresh(self, keys: Key[Array, "2"], sources: int) -> State:
+        """The state at step 0, of one device; the keys are for the towers and for the heads."""
+        towers = self.model.init_towers(keys[0])
+        heads = self.model.init_heads(keys[1]) | fresh_temperature(self.method)
+        copy = jax.tree.map(jnp.copy, towers)  # a buffer of its own: the state is donated
+        queue = empty_queue(
+            self.method.queue_length,
+            self.model.config.vision.embed_dim,
+            row_shards(self.mesh) * max(1, self.method.column_chunk),
+        )
+        method = Method(copy, queue, empty_filter(sources))
+        return fresh_state({"towers": towers, "heads": heads}, self.optimizer, method)
+
     def __call__(
         self, state: State, frozen: Params, batch: Batch, knobs: Knobs
-    ) -> tuple[State, dict[str, Array]]:
-        """The next state, and this step's metrics."""
+    ) -> tuple[State, dict[str, Any]]:
+        """The next state, and this step's metrics; `judged` among them where it is asked for."""
         found = self.gradients(state, frozen, batch, knobs)
         norm = optax.tree.norm(found.grads)
         new = advance(state, found.grads, knobs.learning_rate, self.optimizer)
@@ -123,6 +143,9 @@ class CotsStep:
         if self.method.temperature_rule is TemperatureRule.LEARNED:
             temperature = temperature_of(state.params["heads"], self.method)
             metrics["temperature"] = jnp.asarray(temperature)
+        if self.method.filter.list_dropped is Switch.ON:
+            judged = self._judged(found.judgement, batch)
+            return new, metrics | {"skipped": new.skipped, "judged": judged}
         return new, metrics | {"skipped": new.skipped}
 
     def gradients(self, state: State, frozen: Params, batch: Batch, knobs: Knobs) -> Gradients:
@@ -253,6 +276,16 @@ class CotsStep:
             reference_batch=self.method.reference_batch,
             warm=knobs.filter_warm & jnp.asarray(config.state is Switch.ON),
         )
+
+    def _judged(self, judgement: Judgement, batch: Batch) -> Judged:
+        config = self.method.filter
+        threshold = filter_threshold(
+            judgement.state, config.kappa, config.momentum, self.method.reference_batch
+        )
+        dropped = (batch.weight > 0) & ~judgement.keep
+        of_row = threshold[jnp.maximum(batch.source, 0)]
+        judged = Judged(batch.pair_id, dropped, judgement.similarity, of_row)
+        return jax.tree.map(self._gather, judged)
 
     def _batch_columns(self, keys: Rows, batch: Batch, judgement: Judgement) -> Columns:
         columns = Columns(keys.image, keys.text, batch.group_id, judgement.keep, keys.row)

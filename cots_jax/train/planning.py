@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real step of a config as shapes: it can be counted and compiled without data or devices."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cots_jax.batch import Batch
+from cots_jax.config import Config
+from cots_jax.data.masking import TextMasking
+from cots_jax.models.image_tokens import TokenizerConfig
+from cots_jax.models.two_stream import TwoStream, model_size
+from cots_jax.objectives.total import OBJECTIVES, Terms
+from cots_jax.train.augmentation import augmentation_of
+from cots_jax.train.mesh import by_rows, state_shardings, whole
+from cots_jax.train.optimizer import make_optimizer
+from cots_jax.train.step import CotsStep, Knobs
+
+BERT_WORDS, BERT_SPECIALS, BERT_MASK = 30_522, (0, 100, 101, 102, 103), 103
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStep:
+    """A step with the shapes and shardings of its arguments: state, frozen, batch, knobs."""
+
+    step: CotsStep
+    arguments: tuple[Any, Any, Any, Any]
+
+    @property
+    def parameters(self) -> int:
+        """What is trained: both towers and the masked heads."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.arguments[0].params))
+
+
+def planned_step(
+    config: Config,
+    mesh: Mesh,
+    image_tokenizer: TokenizerConfig | None = None,
+    frozen: Any = None,
+    sources: int = 1,
+) -> PlannedStep:
+    """The step of a config with BERT's vocabulary, all objectives on.
+
+    image_tokenizer, frozen: makes the codes online, and its parameters' shapes; without one the ids
+    come with the batch.
+    """
+    size = model_size(config.model, config.hardware, BERT_WORDS)
+    codes = image_tokenizer.codes if image_tokenizer else 8192
+    model = TwoStream(size, config.method.masked, codes, frozenset({"mvm", "mlm"}))
+    step = CotsStep(
+        model=model,
+        method=config.method,
+        masking=TextMasking(BERT_MASK, BERT_WORDS, BERT_SPECIALS),
+        augmentation=augmentation_of(config.augmentation, size.vision),
+        optimizer=make_optimizer(config.optimizer),
+        mesh=mesh,
+        active=frozenset(OBJECTIVES),
+        paused=frozenset(),
+        image_tokenizer=image_tokenizer,
+        accumulate=config.hardware.accumulate,
+        tokenizer_pieces=config.hardware.tokenizer_pieces,
+    )
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    state = jax.eval_shape(lambda keys: step.fresh(keys, sources), keys)
+    state = _placed(state, state_shardings(mesh, state))
+    everywhere = whole(mesh)
+    frozen = jax.tree.map(lambda leaf: _shape(leaf, everywhere), frozen or {})
+    knobs = jax.tree.map(lambda leaf: _shape(np.asarray(leaf), everywhere), _knobs())
+    batch = _batch(config, model, ids=image_tokenizer is None)
+    rows = by_rows(mesh)
+    batch = jax.tree.map(lambda leaf: _shape(leaf, rows), batch)
+    return PlannedStep(step, (state, frozen, batch, knobs))
+
+
+def _batch(config: Config, model: TwoStream, *, ids: bool) -> Batch:
+    b, l, vision = config.batch, config.data.text_length, model.config.vision
+
+    def array(kind: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((b, *shape), kind)
+
+    return Batch(
+        image=array(jnp.uint8, 1, vision.image_size, vision.image_size, 3),
+        image_mask=array(jnp.bool_, vision.tokens),
+        text=array(jnp.int32, l),
+        text_length=array(jnp.int32),
+        pair_id=array(jnp.int32),
+        group_id=array(jnp.int32),
+        source=array(jnp.int32),
+        weight=array(jnp.float32),
+        image_tokens=array(jnp.int32, vision.tokens) if ids else None,
+    )
+
+
+def _knobs() -> Knobs:
+    one = np.float32(1)
+    weights = Terms(**dict.fromkeys(OBJECTIVES, one))
+    return Knobs(np.uint32(0), one, one, weights, np.bool_(True))
+
+
+def _placed(tree: Any, shardings: Any) -> Any:
+    return jax.tree.map(_shape, tree, shardings)
+
+
+def _shape(leaf: Any, sharding: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
