@@ -39,7 +39,16 @@ lint: $(VENV)/.test-installed
 test: lint
 	$(bin)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadgroup -q
 
-test-slow: $(VENV)/.test-installed
+# libtpu compiles for TPUs without one. In a folder of its own, since JAX looks for a TPU wherever it
+# can import it; a machine that it is not made for skips the test that needs it.
+libtpu := "$$($(bin)/python -c 'import importlib.metadata as found; print(next( \
+  name.split(";")[0] for name in found.requires("jax") if name.startswith("libtpu")))')"
+$(VENV)/.libtpu-tried: $(VENV)/.test-installed
+	$(pip) --no-deps --upgrade --target $(VENV)/libtpu $(libtpu) || echo "no libtpu for this machine"
+	touch $@
+
+test-slow: export COTS_LIBTPU = $(abspath $(VENV)/libtpu)
+test-slow: $(VENV)/.libtpu-tried
 	$(bin)/python -m pytest -m slow -q
 
 # Large pages: without them a step faults in and clears some 23,000 small ones for its buffers.

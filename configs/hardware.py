@@ -44,20 +44,30 @@ def split_names(names: str, variants: tuple[str, ...]) -> tuple[str, str]:
 
     ValueError for a name that is neither, and for a second one of a kind.
     """
-    found: dict[str, str] = {}
+    found = chosen(names, {"variant": variants})
+    return found["variant"], found["hardware row"]
+
+
+def chosen(names: str, kinds: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    """One name of each kind, and of `hardware row`, out of the comma list; "" where absent.
+
+    ValueError for a name of no kind, and for a second one of a kind.
+    """
+    found = dict.fromkeys([*kinds, "hardware row"], "")
     for name in filter(None, names.split(",")):
-        if name in variants or is_row(name):
-            kind = "variant" if name in variants else "hardware row"
-            if kind in found:
-                raise ValueError(f"{found[kind]!r} and {name!r}: name one {kind} only")
-            found[kind] = name
-        else:
-            known = [*variants, *ROWS]
+        kind = next((kind for kind, known in kinds.items() if name in known), "")
+        if is_row(name):
+            kind = "hardware row"
+        if not kind:
+            known = [*(one for group in kinds.values() for one in group), *ROWS]
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
             raise ValueError(
                 f"unknown variant or hardware row {name!r}; nearest: {', '.join(close)}"
             )
-    return found.get("variant", ""), found.get("hardware row", "")
+        if found[kind]:
+            raise ValueError(f"{found[kind]!r} and {name!r}: name one {kind} only")
+        found[kind] = name
+    return found
 
 
 def is_row(name: str) -> bool:

@@ -1,22 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's recipe as far as it is known: ViT-B/16 at 384 px, BERT-base, CC4M-sized data.
+"""The paper's recipe as far as it is known: ViT-B/16 at 384 px, BERT-base, CC4M or CC14M.
 
     python -m cots_jax.main --config=configs/pretrain.py
-    python -m cots_jax.main --config=configs/pretrain.py:v5e-256
+    python -m cots_jax.main --config=configs/pretrain.py:cc14m,v5e-256
+    python -m cots_jax.main --config=configs/pretrain.py:albef,h100-8
 
-Tags: R = reported or remembered with good confidence, O = own choice. Nothing here was checked
-against the paper's text, and this recipe has not been run to its end by us.
+Behind the colon stand data (`cc4m`, the default, or `cc14m`), a method (`cots`, the default, or the
+contrastive part of `brivl` or `albef`, for comparison), and a hardware row.
+
+Each source is a folder made by `prepare`, with the codes of its pictures:
+
+    python -m cots_jax.prepare pairs --captions=cc3m.jsonl --images=cc3m.tar --longest_side=512 \\
+        --out=data/cc3m --image_tokens=dalle.safetensors
+
+docs/cost.md counts what a pair costs: 884 GFLOP. We have not run this to its end, so there is no
+expected result; docs/method.md says what others report.
+
+Tags: R = reported or remembered, not checked against the paper's text; O = own choice.
 """
 
-from hardware import hardware, split_names
+from hardware import chosen, hardware
 from ml_collections import ConfigDict
+
+SOURCES = {
+    "cc4m": ("cc3m", "sbu", "vg", "coco"),  # 4 M pictures, 5.3 M captions; R
+    "cc14m": ("cc3m", "cc12m", "sbu", "vg", "coco"),  # 14 M pictures, 15.3 M captions; R
+}
+
+# What may stand behind the colon; a hardware row besides.
+KINDS: dict[str, tuple[str, ...]] = {
+    "data": ("cc4m", "cc14m"),
+    "method": ("cots", "brivl", "albef"),
+}
 
 
 def get_config(names: str = "") -> ConfigDict:
-    """A hardware row, or none to take that of the devices found."""
-    _, row = split_names(names, ())
+    """Data, method and hardware row by name; what is left out is cc4m, cots, the devices found."""
+    found = chosen(names, KINDS)
+    data, method = found["data"] or "cc4m", found["method"] or "cots"
     config = ConfigDict()
-    config.name = "pretrain"
+    config.name = f"pretrain-{data}" if method == "cots" else f"pretrain-{data}-{method}"
     config.seed = 0
     config.model = "b16-384"  # ViT-B/16 at 384 px, BERT-base, e = 256; R
     config.duration = "20 epochs"  # of (image, caption) pairs; O
@@ -25,13 +48,13 @@ def get_config(names: str = "") -> ConfigDict:
     config.evaluate_every = "1 epoch"
     config.log_every = "50 steps"
     config.diagnose_every = "1000 steps"
-    config.image_tokenizer = ""  # DALL-E's encoder, if you have it (docs/weights.md); none: no MVM
+    config.image_tokenizer = ""  # codes come with the shards; name the encoder to make them here
     config.data = ConfigDict(
         {
-            "train": "data/pretrain#train",
-            "eval": "data/pretrain#val",
+            "train": ",".join(f"data/{source}#train" for source in SOURCES[data]),
+            "eval": "data/coco#val",  # O
             "prepare": "python -m cots_jax.prepare pairs --captions=captions.jsonl "
-            "--images=images.tar --out=data/pretrain",
+            "--images=images.tar --longest_side=512 --out=FOLDER --image_tokens=DALLE",
             "text_length": 80,  # tokens; R
             "tokenizer": "bert-base-uncased",  # WordPiece, 30,522; R
             "threads": 16,
@@ -53,10 +76,12 @@ def get_config(names: str = "") -> ConfigDict:
             "negatives": "queue",  # R
             "same_group": "mask",  # O
             "temperature": 0.05,  # R, low confidence
+            "temperature_rule": "fixed",  # R
+            "temperature_range": (0.01, 0.5),  # of a learned one; O
             "momentum": "0.99",  # R
-            "reference_batch": 2048,  # what the momentum is given for; O
+            "reference_batch": 2048,  # pairs that the momentum is given for; O
             "weight_instance": "1",  # R
-            "weight_mvm": "0",  # R is 1; set it where image_tokenizer is named
+            "weight_mvm": "1",  # R
             "weight_mlm": "1",  # R
             "weight_task": "1",  # R
             "column_chunk": 0,  # O
@@ -64,8 +89,11 @@ def get_config(names: str = "") -> ConfigDict:
             "masked": {
                 "image_ratio": 0.4,  # R
                 "text_ratio": 0.15,  # R
-                "image_every": 1,
-                "text_every": 1,
+                "text_unit": "token",  # R
+                "image_every": 1,  # O
+                "text_every": 1,  # O
+                "forward": "separate",  # O
+                "tokenizer_input": "clean",  # as the codes of the shards are; O
                 "merge": "add",  # R, low confidence
                 "condition": "cls",  # O
                 "gradient": "flow",  # O
@@ -81,5 +109,28 @@ def get_config(names: str = "") -> ConfigDict:
             "clip": 1.0,  # O
         }
     )
-    config.hardware = hardware(row)
+    config.hardware = hardware(found["hardware row"])
+    if method != "cots":
+        _contrastive_part(config, method)
     return config
+
+
+def _contrastive_part(config: ConfigDict, method: str) -> None:
+    """Another method's contrast in the place of ours, the other levels and the filter off."""
+    for weight in ("mvm", "mlm", "task"):
+        config.method[f"weight_{weight}"] = "0"
+    config.method.filter.state = "off"
+    if method == "brivl":
+        config.method.queue_length = 9_600  # pairs; R
+        config.method.temperature = 0.07  # R
+        config.method.momentum = "0.99"  # R
+    if method == "albef":
+        # Without its soft targets, its masked language modelling and its matching head.
+        config.batch = 512  # pairs; R
+        config.method.queue_length = 65_536  # pairs; R
+        config.method.negatives = "queue_and_batch"  # R
+        config.method.temperature = 0.07  # at the start; R
+        config.method.temperature_rule = "learned"  # R
+        config.method.temperature_range = (0.001, 0.5)  # R
+        config.method.momentum = "0.995"  # R
+        config.method.reference_batch = 512  # R

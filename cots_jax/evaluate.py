@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
     for note in found.notes():
         print(note, file=sys.stderr)
-    print(json.dumps(results_json(found.results)) if flags.json else table(found.results))
+    if flags.json or found.results:  # an image tokenizer has notes only
+        print(json.dumps(results_json(found.results)) if flags.json else table(found.results))
     print(f"{found.file.stem}: {found.file}", file=sys.stderr)
     return 0
 

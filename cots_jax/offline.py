@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from cots_jax.batch import Batch
-from cots_jax.config import Switch
+from cots_jax.config import Switch, Task
 from cots_jax.data.pipeline import Source, paired_evaluation_batches
 from cots_jax.data.records import read_facts
 from cots_jax.data.specs import parse_sources
@@ -20,7 +20,8 @@ from cots_jax.errors import UserError
 from cots_jax.image_tokenizer import load_frozen
 from cots_jax.objectives.levels import TokenLevel, code_level, retrieval_kl, word_level
 from cots_jax.objectives.total import masked_patches
-from cots_jax.pretrained import Pretrained
+from cots_jax.offline_tokenizer import evaluate_tokenizer
+from cots_jax.pretrained import Pretrained, read_config
 from cots_jax.retrieval.embed import EMBED_BATCH
 from cots_jax.retrieval.embeddings_io import Embeddings
 from cots_jax.retrieval.evaluation import EvaluationSet, Scored, evaluate_set, open_sets
@@ -61,10 +62,14 @@ def evaluate_folder(
     """Evaluates the newest good checkpoint on `data` (FOLDER#SPLIT, …), by default on its own sets.
 
     Writes report.html and results.json into `out` (default: the folder), unless they are there
-    already, made from the same checkpoint and data. Raises UserError.
+    already, made from the same checkpoint and data. A folder with an image tokenizer is evaluated
+    as one. Raises UserError.
     """
     out = out or folder
     refuse_foreign(out)
+    config = read_config(folder)
+    if config is not None and config.task is Task.DVAE:
+        return Evaluation([], evaluate_tokenizer(folder, data, out), out / REPORT)
     opened = Pretrained.load(folder)
     sources = _sources(opened, data)
     made_from = _made_from(opened, sources)

@@ -3,6 +3,7 @@
 
 import ast
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -14,6 +15,7 @@ from cots_jax.config import (
     Config,
     Negatives,
     Precision,
+    Switch,
     Task,
     Teacher,
     UserError,
@@ -189,13 +191,17 @@ class TestArithmetic:
 
 
 def variants():
-    """FILE:VARIANT of every file in configs/, read from its own call of split_names."""
+    """FILE:NAMES of every file in configs/, read from its own call of split_names, or its KINDS."""
     for file in sorted(CONFIGS.glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             name = getattr(getattr(node, "func", None), "id", None)
-            if isinstance(node, ast.Call) and name == "split_names":
+            if isinstance(node, ast.Call) and name == "split_names" and file.stem != "hardware":
                 names = ast.literal_eval(node.args[1])
                 yield from (f"{file}:{variant}" for variant in ("", *names))
+            elif isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "KINDS":
+                kinds = [("", *names) for names in ast.literal_eval(node.value).values()]
+                chosen = (",".join(filter(None, names)) for names in itertools.product(*kinds))
+                yield from (f"{file}:{names}" for names in chosen)
 
 
 class TestFiles:
@@ -226,8 +232,31 @@ class TestFiles:
 
     def test_every_variant_has_a_name_of_its_own(self):
         names = [build_config(load_config(spec).to_dict()).name for spec in variants()]
-        default = [spec for spec in variants() if spec.endswith(":")]
-        assert len(set(names)) >= len(names) - len(default)
+        # What is not named is the first of its kind.
+        spelled = [spec for spec in variants() if spec.endswith(":") or "pretrain" in spec]
+        assert len(set(names)) >= len(names) - len(spelled) + 6
+
+    def test_pretraining_has_two_sets_of_data_and_three_methods(self):
+        def built(names):
+            return build_config(load_config(f"{CONFIGS}/pretrain.py:{names}").to_dict())
+
+        assert built("") == built("cc4m") == built("cots") == built("cots,cc4m")
+        assert len(built("cc14m").data.train.split(",")) == 5
+        assert "data/cc12m#train" in built("brivl,cc14m").data.train
+        ours, brivl, albef = (built(name).method for name in ("cots", "brivl", "albef"))
+        assert (ours.queue_length, ours.temperature, ours.negatives) == (12_800, 0.05, "queue")
+        assert (brivl.queue_length, brivl.temperature, brivl.negatives) == (9600, 0.07, "queue")
+        assert (albef.queue_length, albef.momentum) == (65_536, "0.995")
+        assert (albef.negatives, albef.temperature_rule) == ("queue_and_batch", "learned")
+        for method in (brivl, albef):
+            assert {method.weight_mvm, method.weight_mlm, method.weight_task} == {"0"}
+            assert method.filter.state is Switch.OFF
+        assert {ours.weight_instance, ours.weight_mvm, ours.weight_mlm, ours.weight_task} == {"1"}
+
+    @pytest.mark.parametrize("names", ["cc4m,cc14m", "brivl,albef"])
+    def test_two_of_a_kind_are_refused(self, names):
+        with pytest.raises(UserError, match=r"name one (data|method) only"):
+            load_config(f"{CONFIGS}/pretrain.py:{names}")
 
     @pytest.mark.parametrize(
         ("names", "row", "chips"), [("h100-8", "h100-8", 8), ("v5e-256", "v5e-256", 256)]

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evaluation door a second time, and what it does not write over."""
 
+import json
 import pathlib
 
 import numpy as np
 import pytest
 from doors import Said, run_evaluate
 from tiny_world import Tiny
+
+from cots_jax.errors import UserError
+from cots_jax.pretrained import Pretrained
 
 RUN = "--workdir=runs/tiny"
 GIVEN = ["--image_embeddings=i.npy", "--text_embeddings=t.npy", "--text_image=m.npy"]
@@ -68,3 +72,23 @@ class TestGivenVectors:
         assert said.status == 1
         assert "not ours to replace" in said.line
         assert (tmp_path / "results.json").read_text() == "mine"
+
+
+@pytest.mark.xdist_group("tiny")
+class TestATokenizer:
+    def test_evaluating_a_tokenizer(self, tiny: Tiny, tmp_path: pathlib.Path) -> None:
+        said = run_evaluate(tiny.root, "--workdir=runs/tiny-dvae", f"--out={tmp_path / 'out'}")
+        assert said.status == 0, said.err
+        for name in ("reconstruction error", "codebook perplexity", "dead codes"):
+            assert f"ok  {name} on val: " in said.err
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert page.count("data:image/png;base64,") == 3 * 12
+        lines = (tiny.root / "runs/tiny-dvae/metrics.jsonl").read_text().splitlines()
+        rows = map(json.loads, lines)
+        (logged,) = (row for row in rows if row["step"] == 200 and "dvae/val/error" in row)
+        levels = json.loads((tmp_path / "out" / "results.json").read_text())["levels"]
+        assert levels[0]["value"] == pytest.approx(logged["dvae/val/error"], rel=1e-6)
+
+    def test_a_tokenizer_is_no_retrieval_model(self, tiny: Tiny) -> None:
+        with pytest.raises(UserError, match="not a retrieval model"):
+            Pretrained.load(tiny.root / "runs" / "tiny-dvae")

@@ -32,9 +32,10 @@ FLOORS = {
     "pretrained": 5,
     "image_tokenizer": 6,
     "arguments": 7,
-    "offline": 7,
-    "train": 7,
-    **dict.fromkeys(DOORS, 8),
+    "offline_tokenizer": 7,
+    "offline": 8,
+    "train": 8,
+    **dict.fromkeys(DOORS, 9),
 }
 
 

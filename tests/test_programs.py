@@ -273,11 +273,6 @@ class TestBadInput:
         assert said.status == 1
         assert workdir in said.line
 
-    def test_evaluating_a_tokenizer(self, tiny: Tiny) -> None:
-        said = run_evaluate(tiny.root, "--workdir=runs/tiny-dvae")
-        assert said.status == 1
-        assert "not a retrieval model" in said.line
-
     def test_evaluating_on_a_split_that_is_not_there(self, tiny: Tiny) -> None:
         said = run_evaluate(tiny.root, "--workdir=runs/tiny", "--data=data/tiny#test")
         assert said.status == 1

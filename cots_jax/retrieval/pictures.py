@@ -2,7 +2,7 @@
 """Retrieved examples as pictures and captions: what the numbers look like."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -50,6 +50,29 @@ class BestAndWorst:
 
     best: Int[np.ndarray, "n"]
     worst: Int[np.ndarray, "m"]
+
+
+@dataclass(frozen=True)
+class PictureRows:
+    """Pictures under one heading, a row a name; all rows show the same pictures in one order."""
+
+    title: str
+    note: str
+    rows: Mapping[str, Sequence[bytes]]
+
+
+def draw_picture_rows(shown: PictureRows) -> str:
+    """A section with one strip of pictures for each name."""
+    strips = "\n".join(
+        f'<div class="strip-of"><span class="label">{escape(name)}</span>'
+        + "".join(f'<img src="{data_uri(p)}" alt="{escape(name, quote=True)}">' for p in pictures)
+        + "</div>"
+        for name, pictures in shown.rows.items()
+    )
+    return (
+        f'<section class="picture-rows"><h3>{escape(shown.title)}</h3>'
+        f'<p class="note">{escape(shown.note)}</p>{strips}</section>'
+    )
 
 
 def choose_best_and_worst(ranks: Int[np.ndarray, "q"], count: int) -> BestAndWorst:

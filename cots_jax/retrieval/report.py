@@ -14,7 +14,12 @@ from pathlib import Path
 from cots_jax.files import write_whole
 from cots_jax.retrieval.curves import Curve, Number, draw, number
 from cots_jax.retrieval.metrics import DirectionSummary
-from cots_jax.retrieval.pictures import ExampleSet, draw_examples
+from cots_jax.retrieval.pictures import (
+    ExampleSet,
+    PictureRows,
+    draw_examples,
+    draw_picture_rows,
+)
 from cots_jax.retrieval.protocols import Protocol, Result
 
 PAGE_MARK = '<dl class="facts">'  # in every page that we wrote
@@ -41,14 +46,19 @@ def write_report(
     curves: Sequence[Curve] = (),
     examples: Sequence[ExampleSet] = (),
     levels: Sequence[LevelCheck] = (),
+    pictures: Sequence[PictureRows] = (),
+    question: str = "Is every level alive?",
+    answer: str = "alive",
 ) -> None:
     """Writes the page as a whole; parts that are empty do not appear.
 
-    The fact named `command` (any case) is set as code over the full width.
+    The fact named `command` (any case) is set as code over the full width. `question` stands above
+    the levels, and each is found to be `answer`, or not.
     """
     sections = {
         "Results": _results(results) if results else "",
-        "Is every level alive?": _levels(levels) if levels else "",
+        question: _levels(levels, answer) if levels else "",
+        "Pictures": "\n".join(draw_picture_rows(shown) for shown in pictures),
         "Curves": _curves(curves) if curves else "",
         "Examples": "\n".join(draw_examples(e) for e in examples if e.examples),
     }
@@ -162,8 +172,8 @@ def _protocol(p: Protocol) -> str:
     return f'<dl class="protocol">{rows}</dl>'
 
 
-def _levels(levels: Sequence[LevelCheck]) -> str:
-    rows = "\n".join(_level(level) for level in levels)
+def _levels(levels: Sequence[LevelCheck], answer: str) -> str:
+    rows = "\n".join(_level(level, answer) for level in levels)
     return f"""<table class="levels">
 <thead><tr><th scope="col">level</th><th scope="col">value</th><th scope="col">reference</th>
 <th scope="col">verdict</th></tr></thead>
@@ -173,8 +183,8 @@ def _levels(levels: Sequence[LevelCheck]) -> str:
 </table>"""
 
 
-def _level(level: LevelCheck) -> str:
-    verdict = ("alive", "✓ alive") if level.alive else ("dead", "✗ not alive")
+def _level(level: LevelCheck, answer: str) -> str:
+    verdict = ("alive", f"✓ {answer}") if level.alive else ("dead", f"✗ not {answer}")
     return (
         f'<tr><th scope="row">{escape(level.name)}'
         f'<span class="meaning">{escape(level.meaning)}</span></th>'

@@ -15,29 +15,21 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from cots_jax import checkpoint
-from cots_jax.batch import Batch, ImageBatch
+from cots_jax.batch import Batch
 from cots_jax.config import Config
 from cots_jax.data.pipeline import PairTable, image_batches, training_batches
-from cots_jax.data.transforms import Augmentation, augment, normalise
+from cots_jax.data.transforms import Augmentation, augment
 from cots_jax.errors import UserError
 from cots_jax.models.apply import apply
 from cots_jax.models.dvae import Dvae, DvaeConfig
 from cots_jax.models.two_stream import Params
-from cots_jax.objectives.reconstruction import (
-    check_tokenizer,
-    code_counts,
-    elbo,
-    shrink_and_enlarge,
-    squared_error,
-    usage_of_counts,
-)
+from cots_jax.objectives.reconstruction import elbo
+from cots_jax.objectives.tokenizer_quality import PIXELS, TokenizerQuality, tokenizer_quality
 from cots_jax.retrieval.evaluation import EvaluationSet
 from cots_jax.schedule import Clockwork, parse_schedule
 from cots_jax.train.mesh import state_shardings
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.state import State, advance, fresh_state, unless_broken
-
-PIXELS = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and deviation: the dVAE reads 0..1
 
 
 @flax.struct.dataclass
@@ -84,7 +76,6 @@ class DvaeTask:
         }
         self.schedules = {n: parse_schedule(t, clock, key) for n, (t, key) in texts.items()}
         self.step = jax.jit(self._step, donate_argnums=0)
-        self._measure = jax.jit(self._measured)
 
     # ---------------------------------------------------------------- state
 
@@ -184,34 +175,18 @@ class DvaeTask:
 
     def evaluate(self, state: State) -> dict[str, float]:
         """Hard codes on held-out pictures: use of the codebook, error, and the error to beat."""
-        params = jax.device_put(jax.device_get(state.params), jax.local_devices()[0])
-        metrics: dict[str, float] = {}
-        for chosen in self.evaluation:
-            sums = [
-                jax.device_get(self._measure(params, *jax.device_put((b.image, b.weight))))
-                for b in _images(chosen)
-            ]
-            counts, error, bar, pictures = (sum(column) for column in zip(*sums, strict=True))
-            use = usage_of_counts(jnp.asarray(counts))
-            metrics |= {
-                f"dvae/{chosen.name}/perplexity": float(use.perplexity),
-                f"dvae/{chosen.name}/dead_fraction": float(use.dead_fraction),
-                f"dvae/{chosen.name}/commonest": float(use.commonest),
-                f"dvae/{chosen.name}/error": float(error / pictures),
-                f"dvae/{chosen.name}/shrunk_error": float(bar / pictures),
-            }
-        return metrics
+        return {
+            f"dvae/{name}/{key}": value
+            for name, quality in self._qualities(state).items()
+            for key, value in dataclasses.asdict(quality).items()
+        }
 
-    def _measured(self, params: Params, image: Array, weight: Array) -> tuple[Array, ...]:
-        pixels = normalise(image, *PIXELS, self.dvae.image_size)[:, 0]
-        ids = apply(self.module, params, pixels, method=Dvae.encode_ids)
-        again = apply(self.module, params, pixels, method=Dvae.reconstruct)
-        bar = shrink_and_enlarge(pixels, self.dvae.grid)
-        # Ids of padded rows go to a code beyond the last one, which is cut off again.
-        ids = jnp.where(weight[:, None] > 0, ids, self.dvae.codes)
-        counts = code_counts(ids, self.dvae.codes + 1)[: self.dvae.codes]
-        errors = (jnp.sum(weight * squared_error(pixels, x)) for x in (again, bar))
-        return counts, *errors, jnp.sum(weight)
+    def _qualities(self, state: State) -> dict[str, TokenizerQuality]:
+        params = jax.device_put(jax.device_get(state.params), jax.local_devices()[0])
+        return {
+            chosen.name: tokenizer_quality(self.dvae, params, image_batches(chosen.table, 64))
+            for chosen in self.evaluation
+        }
 
     def diagnose(self, state: State, batch: Batch, knobs: DvaeKnobs) -> dict[str, float]:
         """Nothing more."""
@@ -219,18 +194,6 @@ class DvaeTask:
 
     def finish(self, state: State) -> dict[str, Any]:
         """Refuses an unfit tokenizer (UserError), else marks it as fit with what was measured."""
-        measured = self.evaluate(state)
-        for chosen in self.evaluation:
-            at = f"dvae/{chosen.name}"
-            check_tokenizer(
-                measured[f"{at}/perplexity"],
-                measured[f"{at}/dead_fraction"],
-                measured[f"{at}/error"],
-                measured[f"{at}/shrunk_error"],
-                self.dvae.codes,
-            )
-        return {"fit": True, "measured": measured}
-
-
-def _images(chosen: EvaluationSet) -> list[ImageBatch]:
-    return list(image_batches(chosen.table, 64))
+        for quality in self._qualities(state).values():
+            quality.check(self.dvae.codes)
+        return {"fit": True, "measured": self.evaluate(state)}

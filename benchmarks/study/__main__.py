@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Studies: arms trained with several seeds, evaluated, and compared seed by seed.
+
+    python -m benchmarks.study --suite=noise --seeds=3
+
+Run it in a clone of the repository. Data and tokenizers are made first; each run is a process on a
+core of its own, `--jobs` at a time. What is there already is not made again, so a study that was
+stopped goes on. Tables go to standard output, everything to OUT/SUITE/study.json and index.html.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.study.findings import find, in_words
+from benchmarks.study.noise import noisy_copy
+from benchmarks.study.page import write_page
+from benchmarks.study.runs import all_runs, before, carry_out
+from benchmarks.study.suites import SUITES
+from cots_jax.errors import UserError
+from cots_jax.files import write_whole
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
+    add = parser.add_argument
+    add("--suite", required=True, choices=sorted(SUITES))
+    add("--seeds", type=int, default=3, help="how many (default 3)")
+    add("--first_seed", type=int, default=0, help="number of the first (default 0)")
+    add("--arms", default="", help="these only, by name, with commas between")
+    add("--data", default="", help="FOLDER#SPLIT,… to evaluate on, in the place of the config's")
+    add("--jobs", type=int, default=2, help="runs at a time, a core each (default 2)")
+    add("--out", type=Path, default=Path("runs/study"))
+    add("--quick", action="store_true", help="runs of seconds: whether it works")
+    options = parser.parse_args()
+    suite = SUITES[options.suite].quick() if options.quick else SUITES[options.suite]
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    runs = all_runs(suite, seeds, options.out)
+    if options.arms:
+        wanted = options.arms.split(",")
+        runs = [run for run in runs if run.arm.name in wanted]
+    try:
+        before(suite.first)
+        for noise in suite.noise:
+            noisy_copy(noise)
+        carry_out(runs, options.jobs, options.data)
+    except UserError as error:
+        print(f"study: {error}", file=sys.stderr)
+        return 1
+    found = find(suite, runs)
+    facts = {
+        "suite": suite.name,
+        "title": suite.title,
+        "command": "python -m benchmarks.study " + " ".join(sys.argv[1:]),
+        **_circumstances(),
+    }
+    commands = {run.folder.name: " ".join(["python -m", *run.training]) for run in runs}
+    folder = options.out / suite.name
+    content = {**facts, "commands": commands, **found.to_json()}
+    write_whole(folder / "study.json", json.dumps(content, indent=1) + "\n")
+    write_page(folder / "index.html", suite, facts, found, runs)
+    print(in_words(found))
+    return 0
+
+
+def _circumstances() -> dict[str, Any]:
+    """Commit, machine and versions."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "commit": commit or "unknown",
+        "machine": f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a study compares: arms, each a config with some keys set, and suites of them."""
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way of training. `keys` are set over the config, as `--config.KEY=value` does it."""
+
+    name: str
+    config: str  # FILE:names
+    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    about: str = ""
+
+    def flags(self, seed: int) -> list[str]:
+        """The flags of `python -m cots_jax.main`, less the workdir."""
+        keys = {**self.keys, "seed": str(seed)}
+        return [f"--config={self.config}", *(f"--config.{k}={v}" for k, v in keys.items())]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """Two arms whose results with equal seeds are subtracted: `first` less `second`."""
+
+    first: str
+    second: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """A copy of prepared data in which a share of the training captions is exchanged."""
+
+    folder: str
+    of: str
+    share: float
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Arms that are trained with every seed, and the contrasts that are drawn from them."""
+
+    name: str
+    title: str
+    arms: tuple[Arm, ...]
+    contrasts: tuple[Contrast, ...]
+    first: tuple[tuple[str, ...], ...] = ()  # commands (flags of `python -m`) that come before
+    noise: tuple[Noise, ...] = ()
+    quick_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)  # set by --quick
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def quick(self) -> "Suite":
+        """The same with runs of seconds: whether it works, not what it finds."""
+        arms = tuple(
+            dataclasses.replace(arm, keys={**arm.keys, **self.quick_keys}) for arm in self.arms
+        )
+        return dataclasses.replace(self, name=f"{self.name}-quick", arms=arms)

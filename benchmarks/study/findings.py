@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a suite's runs found: recalls of each arm over seeds, and paired differences."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.study.arms import Suite
+from benchmarks.study.filter_quality import Window, filter_quality
+from benchmarks.study.runs import Run
+from benchmarks.study.statistics import Difference, Spread, paired, spread
+
+FIGURES = ("image_to_text", "text_to_image", "rsum")  # R@1 both ways and the sum of six recalls
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmRow:
+    """One arm on one set."""
+
+    arm: str
+    set: str
+    figures: dict[str, Spread]
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastRow:
+    """The difference in rsum of two arms on one set."""
+
+    first: str
+    second: str
+    set: str
+    difference: Difference
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterRow:
+    """The filter of one run over time."""
+
+    run: str
+    windows: tuple[Window, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """All of it."""
+
+    arms: tuple[ArmRow, ...]
+    contrasts: tuple[ContrastRow, ...]
+    filters: tuple[FilterRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, NaN and infinities as None."""
+        return _plain(dataclasses.asdict(self))
+
+
+def find(suite: Suite, runs: Sequence[Run]) -> Findings:
+    """Reads the results of finished runs; a contrast takes the seeds that both arms have."""
+    results = {(run.arm.name, run.seed): _results(run) for run in runs if run.done}
+    sets = list(dict.fromkeys(name for found in results.values() for name in found))
+    arms = []
+    for arm in suite.arms:
+        of = [found for (name, _), found in sorted(results.items()) if name == arm.name]
+        for name in sets if of else ():
+            figures = {key: spread([found[name][key] for found in of]) for key in FIGURES}
+            arms.append(ArmRow(arm.name, name, figures))
+    contrasts = []
+    for contrast in suite.contrasts:
+        seeds = sorted(
+            seed
+            for (name, seed) in results
+            if name == contrast.first and (contrast.second, seed) in results
+        )
+        for name in sets if seeds else ():
+            first = [results[contrast.first, seed][name]["rsum"] for seed in seeds]
+            second = [results[contrast.second, seed][name]["rsum"] for seed in seeds]
+            contrasts.append(
+                ContrastRow(contrast.first, contrast.second, name, paired(first, second))
+            )
+    noisy = {f"{noise.folder}#train" for noise in suite.noise}
+    filters = [
+        FilterRow(run.folder.name, tuple(filter_quality(run.folder)))
+        for run in runs
+        if run.done
+        and run.arm.keys.get("method.filter.list_dropped") == "on"
+        and run.arm.keys.get("data.train") in noisy
+    ]
+    return Findings(tuple(arms), tuple(contrasts), tuple(filters))
+
+
+def _results(run: Run) -> dict[str, dict[str, float]]:
+    stored = json.loads((run.folder / "results.json").read_text("utf-8"))["results"]
+    return {
+        result["name"]: {
+            "image_to_text": result["image_to_text"]["r1"],
+            "text_to_image": result["text_to_image"]["r1"],
+            "rsum": result["rsum"],
+        }
+        for result in stored
+    }
+
+
+def in_words(found: Findings) -> str:
+    """Tables for a terminal, in Markdown."""
+    lines = ["| arm | set | R@1 i2t | R@1 t2i | rsum | seeds |", "| --- " * 6 + "|"]
+    for row in found.arms:
+        cells = [_said(row.figures[key]) for key in FIGURES]
+        seeds = row.figures["rsum"].seeds
+        lines.append(f"| {row.arm} | {row.set} | {' | '.join(cells)} | {seeds} |")
+    lines += ["", "| difference in rsum | set | mean | 95 % interval | seeds |", "| --- " * 5 + "|"]
+    for contrast in found.contrasts:
+        d = contrast.difference
+        interval = "one seed" if math.isinf(d.low) else f"{d.low:+.1f} to {d.high:+.1f}"
+        what = f"{contrast.first} - {contrast.second}"
+        lines.append(f"| {what} | {contrast.set} | {d.mean:+.1f} | {interval} | {len(d.each)} |")
+    if found.filters:
+        head = "| filter, last twentieth of the run | precision | recall | right pairs dropped |"
+        lines += ["", head, "| --- " * 4 + "|"]
+    for quality in found.filters:
+        last = quality.windows[-1]
+        shares = (last.precision, last.recall, last.clean_dropped)
+        lines.append(f"| {quality.run} | " + " | ".join(_share(x) for x in shares) + " |")
+    return "\n".join(lines)
+
+
+def _said(found: Spread) -> str:
+    return f"{found.mean:.1f}" + (
+        "" if math.isnan(found.deviation) else f" ± {found.deviation:.1f}"
+    )
+
+
+def _share(value: float) -> str:
+    return "none" if math.isnan(value) else f"{value:.1%}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study as one HTML page: tables, curves, and a link from each figure to the run behind it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.arms import Suite
+from benchmarks.study.findings import FIGURES, ContrastRow, Findings
+from benchmarks.study.runs import Run
+from benchmarks.study.statistics import Spread
+from cots_jax.files import write_whole
+from cots_jax.retrieval.curves import Curve, Series, draw
+from cots_jax.retrieval.metrics_log import read_metrics
+
+MOST_CURVES = 8  # lines that a chart can tell apart
+
+
+def write_page(
+    path: Path, suite: Suite, facts: Mapping[str, Any], found: Findings, runs: Sequence[Run]
+) -> None:
+    """Writes the page beside the folders of its runs, which it links to."""
+    style = (resources.files("cots_jax.retrieval") / "page" / "report.css").read_text("utf-8")
+    sections = {
+        "Recall": _recall(found, suite),
+        "Differences at equal seeds": _differences(found.contrasts),
+        "The filter over time": _filters(found),
+        "Curves": _curves(runs),
+        "Runs": _runs(runs),
+    }
+    body = "\n".join(
+        f"<section><h2>{escape(name)}</h2>\n{content}\n</section>"
+        for name, content in sections.items()
+        if content
+    )
+    shown = "".join(
+        f'<div class="{"wide" if name == "command" else ""}"><dt>{escape(name)}</dt>'
+        f"<dd>{escape(str(value))}</dd></div>"
+        for name, value in facts.items()
+    )
+    write_whole(
+        path,
+        f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(suite.title)}</title>
+<style>
+{style}</style></head>
+<body><header><h1>{escape(suite.title)}</h1><dl class="facts">{shown}</dl></header>
+<main>{body}</main></body></html>
+""",
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    heads = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = "".join(
+        f'<tr><th scope="row">{row[0]}</th>'
+        + "".join(f"<td>{cell}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return f'<table class="results"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>'
+
+
+def _recall(found: Findings, suite: Suite) -> str:
+    head = ("arm", "R@1 image → text", "R@1 text → image", "rsum", "seeds")
+    parts = []
+    for name in dict.fromkeys(row.set for row in found.arms):
+        rows = [
+            [
+                f'<span title="{escape(suite.arm(row.arm).about)}">{escape(row.arm)}</span>',
+                *(_spread(row.figures[key]) for key in FIGURES),
+                str(row.figures["rsum"].seeds),
+            ]
+            for row in found.arms
+            if row.set == name
+        ]
+        parts.append(f"<h3>{escape(name)}</h3>{_table(head, rows)}")
+    note = '<p class="note">Mean ± standard deviation over seeds, in percent.</p>'
+    return note + "\n".join(parts)
+
+
+def _spread(found: Spread) -> str:
+    return f"{found.mean:.1f}" + (
+        "" if math.isnan(found.deviation) else f" ± {found.deviation:.1f}"
+    )
+
+
+def _differences(contrasts: Sequence[ContrastRow]) -> str:
+    rows = []
+    for contrast in contrasts:
+        d = contrast.difference
+        interval = "one seed" if math.isinf(d.low) else f"{d.low:+.1f} to {d.high:+.1f}"
+        each = ", ".join(f"{value:+.1f}" for value in d.each)
+        what = f"{contrast.first} − {contrast.second}"
+        rows.append([escape(what), escape(contrast.set), f"{d.mean:+.1f}", interval, each])
+    note = '<p class="note">In rsum; 95 % t-interval of the mean of the paired differences.</p>'
+    head = ("arms", "set", "mean", "95 % interval", "each seed")
+    return note + _table(head, rows) if rows else ""
+
+
+def _filters(found: Findings) -> str:
+    charts = []
+    for quality in found.filters:
+        steps = [window.step for window in quality.windows]
+        lines = [
+            Series("precision", steps, [100 * window.precision for window in quality.windows]),
+            Series("recall", steps, [100 * window.recall for window in quality.windows]),
+            Series("right pairs dropped", steps, [100 * w.clean_dropped for w in quality.windows]),
+        ]
+        charts.append(draw(Curve(quality.run, lines, unit="%")))
+    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def _curves(runs: Sequence[Run]) -> str:
+    """Recall while they trained, of the first seed."""
+    first = [run for run in runs if run.seed == runs[0].seed and run.done][:MOST_CURVES]
+    logs = {run.arm.name: read_metrics(run.folder / "metrics.jsonl") for run in first}
+    keys = dict.fromkeys(
+        key for log in logs.values() for row in log.rows for key in row if key.endswith("/r1")
+    )
+    charts = [
+        draw(Curve(key, [log.series(key, name) for name, log in logs.items()], unit="%"))
+        for key in keys
+    ]
+    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def _runs(runs: Sequence[Run]) -> str:
+    rows = [
+        [
+            escape(run.folder.name),
+            f'<a href="{run.folder.name}/report.html">report</a>' if run.done else "not there yet",
+            f'<a href="{run.folder.name}/results.json">results.json</a>' if run.done else "",
+            f"<code>python -m {escape(' '.join(run.training))}</code>",
+        ]
+        for run in runs
+    ]
+    return _table(("run", "page", "numbers", "command"), rows)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suites by name."""
+
+from benchmarks.study.arms import Arm, Contrast, Noise, Suite
+
+EMOJI = "data/emoji"
+DEMO = "configs/demo.py"
+MAKE_EMOJI = (
+    ("cots_jax.prepare", "emoji", f"--out={EMOJI}"),
+    ("cots_jax.main", "--config=configs/dvae.py:emoji", "--workdir=runs/demo-dvae"),
+)
+SMOKE = {
+    "duration": "24 steps",
+    "log_every": "4 steps",
+    "evaluate_every": "100%",
+    "checkpoint_every": "100%",
+    "diagnose_every": "200%",
+}
+
+
+def _noisy(percent: int) -> str:
+    return f"{EMOJI}-noise{percent}" if percent else EMOJI
+
+
+def _noise_arm(percent: int, filtered: bool) -> Arm:
+    keys = {
+        "duration": "2000 steps",
+        "data.train": f"{_noisy(percent)}#train",
+        "diagnose_every": "200%",
+        "evaluate_every": "100%",
+        "method.filter.state": "on" if filtered else "off",
+        "method.filter.list_dropped": "on" if filtered else "off",
+        "method.filter.kappa": "0.5",
+        "method.filter.warmup": "15%",
+    }
+    about = f"{percent} % of the captions exchanged, filter {'on' if filtered else 'off'}"
+    return Arm(f"noise{percent}-{'filter' if filtered else 'plain'}", DEMO, keys, about)
+
+
+NOISE = Suite(
+    name="noise",
+    title="The adaptive momentum filter against exchanged captions",
+    arms=tuple(_noise_arm(percent, on) for percent in (0, 20, 40) for on in (False, True)),
+    contrasts=tuple(
+        Contrast(f"noise{percent}-filter", f"noise{percent}-plain") for percent in (0, 20, 40)
+    )
+    + tuple(Contrast(f"noise{percent}-plain", "noise0-plain") for percent in (20, 40)),
+    first=MAKE_EMOJI,
+    noise=tuple(Noise(_noisy(percent), EMOJI, percent / 100) for percent in (20, 40)),
+    quick_keys=SMOKE,
+)
+
+SUITES = {suite.name: suite for suite in (NOISE,)}
