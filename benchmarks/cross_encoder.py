@@ -10,10 +10,10 @@ speed does not depend on the weights. Their images' features are kept (`cached`:
 image) or not (`uncached`: made anew for every pair). VinVL's detector is not built here; our image
 tower stands in for it.
 
-Time is taken for an image, a text and a pair, in blocks of one batch that take turns, and the
-medians are multiplied by how many there are: nothing else is extrapolated. The ranking, and the
-search of one query, run in full with the package's own code on random unit vectors. Operations are
-counted (train/flops.py) and put into the same formulas, which gives ratios without any machine.
+Time is taken for an image, a text and a pair, in blocks of about as many tokens that take turns,
+and the medians are multiplied by how many there are: nothing else is extrapolated. The ranking, and
+the search of one query, run in full with the package's own code on random unit vectors. Operations
+are counted (train/flops.py) and put into the same formulas: ratios without any machine.
 Prints tables; --out takes everything as JSON.
 """
 
@@ -164,6 +164,11 @@ class Bench:
         ids, lengths = (b, tokens), (b,)
         return jax.ShapeDtypeStruct(ids, jnp.int32), jax.ShapeDtypeStruct(lengths, jnp.int32)
 
+    def rows(self, batch: int, tokens: int) -> int:
+        """How many rows of `tokens` are about as much work as `batch` pairs of `patches`."""
+        longest = self.model.config.vision.tokens + 1 + self.sizes.text_tokens
+        return max(1, batch * longest // tokens)
+
     def pair(self, partner: str, b: int) -> tuple[Any, Any, Any]:
         """Shapes of b pairs: features, ids and lengths."""
         sizes, vision = self.sizes, self.model.config.vision
@@ -214,16 +219,17 @@ class Part:
 
 
 def parts(bench: Bench, batch: int) -> dict[str, Part]:
-    """The parts on random inputs and weights.
+    """The parts on random inputs and weights, each with about as many tokens a block.
 
     The towers go the way of evaluation, transfers included; the features that a cross-encoder
     reads lie on the device already.
     """
     model, sizes, chance = bench.model, bench.sizes, np.random.default_rng(0)
     towers = _weights(chance, jax.eval_shape(model.init_towers, jax.random.key(0)))
-    pictures = chance.integers(0, 256, bench.pictures(batch).shape, np.uint8)
-    rows = np.zeros(batch, np.int32), np.ones(batch, np.float32)
-    texts = TextBatch(*_texts(bench, chance, batch, sizes.text_tokens), *rows)
+    b, many = bench.rows(batch, model.config.vision.tokens), bench.rows(batch, sizes.text_tokens)
+    pictures = chance.integers(0, 256, bench.pictures(b).shape, np.uint8)
+    pictures = ImageBatch(pictures, *_rows(b))
+    texts = TextBatch(*_texts(bench, chance, many, sizes.text_tokens), *_rows(many))
     query = jax.tree.map(lambda leaf: leaf[:1], texts)
     images, captions = (
         _unit_rows(chance, n, model.config.vision.embed_dim) for n in (sizes.images, sizes.texts)
@@ -231,24 +237,30 @@ def parts(bench: Bench, batch: int) -> dict[str, Part]:
     groups = np.arange(sizes.images), np.arange(sizes.texts) * sizes.images // sizes.texts
     embed = functools.partial(embed_images, towers, model, bench.preprocessing)
     found = {
-        "image": Part(lambda: embed([ImageBatch(pictures, *rows)]), batch),
-        "text": Part(lambda: embed_texts(towers, model, [texts]), batch),
+        "image": Part(lambda: embed([pictures]), b),
+        "text": Part(lambda: embed_texts(towers, model, [texts]), many),
         "query": Part(lambda: embed_texts(towers, model, [query])),
         "ranking": Part(lambda: rank_both_ways(images, captions, *groups)),
         "search": Part(lambda: top_candidates(captions[:1], images, SHOWN)),
     }
-    return found | {name: Part(_scorer(bench, chance, name, batch), batch) for name in PARTNERS}
+    return found | {name: _scoring(bench, chance, name, batch) for name in PARTNERS}
 
 
-def _scorer(
-    bench: Bench, chance: np.random.Generator, partner: str, batch: int
-) -> Callable[[], Any]:
-    features, ids, _ = bench.pair(partner, batch)
+def _rows(b: int) -> tuple[Int[np.ndarray, "b"], Float32[np.ndarray, "b"]]:
+    """Groups and weights of b real rows."""
+    return np.zeros(b, np.int32), np.ones(b, np.float32)
+
+
+def _scoring(bench: Bench, chance: np.random.Generator, partner: str, batch: int) -> Part:
+    image, text, _ = bench.pair(partner, 1)
+    b = bench.rows(batch, image.shape[1] + text.shape[1])
+    features, ids, _ = bench.pair(partner, b)
     image = chance.standard_normal(features.shape, np.float32)
     pair = jax.device_put((image, *_texts(bench, chance, *ids.shape)))
     shapes = jax.eval_shape(bench.cross.init, jax.random.key(0), *pair)
     params = _weights(chance, shapes["params"])
-    return lambda: jax.block_until_ready(score_pairs(params, *pair, module=bench.cross))
+    run = functools.partial(score_pairs, params, *pair, module=bench.cross)
+    return Part(lambda: jax.block_until_ready(run()), b)
 
 
 def _weights(chance: np.random.Generator, shapes: Any) -> Any:
@@ -310,7 +322,8 @@ def ratios(total: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, floa
 def measured(bench: Bench, batch: int, repeats: int) -> dict[str, Any]:
     """All that is found, JSON-able; with no repeats the operations alone."""
     costs: dict[str, Costs] = {"operations": operations(bench)}
-    blocks = timed(parts(bench, batch), repeats) if repeats else {}
+    found = parts(bench, batch) if repeats else {}
+    blocks = timed(found, repeats)
     if blocks:
         costs["milliseconds"] = {name: statistics.median(b) for name, b in blocks.items()}
     sizes = bench.sizes
@@ -321,6 +334,7 @@ def measured(bench: Bench, batch: int, repeats: int) -> dict[str, Any]:
         "formulas": FORMULAS,
         "parts": costs,
         "blocks_milliseconds": blocks,
+        "items_a_block": {name: part.items for name, part in found.items()},
         "totals": whole,
         "ratios": {unit: ratios(total) for unit, total in whole.items()},
     }
@@ -377,7 +391,7 @@ def _flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hardware", default="", help="a row of configs/hardware.py")
     for field in dataclasses.fields(Sizes):
         parser.add_argument(f"--{field.name}", type=int, default=field.default)
-    parser.add_argument("--batch", type=int, default=4, help="images, texts or pairs at a time")
+    parser.add_argument("--batch", type=int, default=4, help="pairs of `patches` at a time")
     parser.add_argument("--repeats", type=int, default=5, help="blocks; 0: count operations only")
     parser.add_argument("--out", type=Path, help="a JSON file")
     return parser.parse_args(argv)

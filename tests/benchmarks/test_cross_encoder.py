@@ -122,6 +122,13 @@ def test_the_stack_is_the_text_towers_and_attends_to_everything() -> None:
     assert cross.config.transformer == dataclasses.replace(causal, span=bench.Span.FULL)
 
 
+def test_blocks_have_about_as_many_tokens() -> None:
+    size = model_size("b16-384", HardwareConfig())
+    found = bench.Bench(TwoStream(size, MaskedConfig()), bench.Sizes())
+    assert [found.rows(4, tokens) for tokens in (576 + 1 + 35, 577, 120, 35)] == [4, 4, 20, 69]
+    assert found.rows(1, 700) == 1
+
+
 def test_parts_take_turns_after_they_were_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     ran, seconds = [], {"a": 2.0, "b": 30.0}
     now = [0.0]
