@@ -391,7 +391,7 @@ def _flags(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--hardware", default="", help="a row of configs/hardware.py")
     for field in dataclasses.fields(Sizes):
         parser.add_argument(f"--{field.name}", type=int, default=field.default)
-    parser.add_argument("--batch", type=int, default=4, help="pairs of `patches` at a time")
+    parser.add_argument("--batch", type=int, default=2, help="pairs of `patches` at a time")
     parser.add_argument("--repeats", type=int, default=5, help="blocks; 0: count operations only")
     parser.add_argument("--out", type=Path, help="a JSON file")
     return parser.parse_args(argv)
