@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.study.noise import is_exchanged
+from benchmarks.study.noise import fitting_captions, is_exchanged
 from cots_jax.data.records import open_split
 from cots_jax.data.shuffle import shuffled
 
@@ -24,6 +24,17 @@ class Window:
     precision: float  # wrong pairs among the dropped ones
     recall: float  # dropped ones among the wrong pairs that came by
     clean_dropped: float  # dropped ones among the right pairs that came by
+
+
+@dataclasses.dataclass(frozen=True)
+class Likeness:
+    """How many of some wrong pairs were dropped, and how many of all wrong pairs these are."""
+
+    recall: float
+    share: float
+
+
+LIKENESS = {"no word alike": (0, 1e-9), "below half": (1e-9, 0.5), "half or more": (0.5, 1.1)}
 
 
 def filter_quality(run: Path, windows: int = WINDOWS) -> list[Window]:
@@ -51,6 +62,43 @@ def filter_quality(run: Path, windows: int = WINDOWS) -> list[Window]:
             )
         )
     return found
+
+
+def recall_by_likeness(run: Path, share: float = 0.25) -> dict[str, Likeness]:
+    """Why wrong pairs are not dropped: recall by how like their caption is to the one that fits.
+
+    Over the last `share` of the run. Likeness: words that both captions have over words that either
+    has (Jaccard).
+    """
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    folder, _, split = config["data"]["train"].partition("#")
+    with open_split(folder, split) as rows:
+        table = rows.pair_table()
+        wrong = is_exchanged(folder, len(rows))[table[:, 0]]
+        likeness = np.zeros(len(table))
+        for row, fitting in fitting_captions(folder).items():
+            given = rows.record(row).captions
+            likeness[table[:, 0] == row] = max(_jaccard(a, b) for a in given for b in fitting)
+    steps = _last_step(run)
+    first = int((1 - share) * steps)
+    positions = np.arange(first * config["batch"], steps * config["batch"])
+    seen = np.bincount(shuffled(positions, config["seed"], len(wrong)), minlength=len(wrong))
+    caught = np.bincount(
+        [pair for step, pair in _dropped(run) if step > first], minlength=len(wrong)
+    )
+    found = {}
+    for name, (low, high) in LIKENESS.items():
+        inside = wrong & (likeness >= low) & (likeness < high)
+        count = int(seen[inside].sum())
+        found[name] = Likeness(
+            _ratio(caught[inside].sum(), count), _ratio(count, seen[wrong].sum())
+        )
+    return found
+
+
+def _jaccard(first: str, second: str) -> float:
+    one, other = ({word.strip(":,") for word in text.lower().split()} for text in (first, second))
+    return len(one & other) / max(len(one | other), 1)
 
 
 def _dropped(run: Path) -> Iterator[tuple[int, int]]:

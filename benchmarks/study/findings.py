@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.study.arms import Suite
-from benchmarks.study.filter_quality import Window, filter_quality
+from benchmarks.study.filter_quality import (
+    LIKENESS,
+    Likeness,
+    Window,
+    filter_quality,
+    recall_by_likeness,
+)
 from benchmarks.study.runs import Run
 from benchmarks.study.statistics import Difference, Spread, paired, spread
 
@@ -40,6 +46,7 @@ class FilterRow:
 
     run: str
     windows: tuple[Window, ...]
+    likeness: dict[str, Likeness]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +87,11 @@ def find(suite: Suite, runs: Sequence[Run]) -> Findings:
             )
     noisy = {f"{noise.folder}#train" for noise in suite.noise}
     filters = [
-        FilterRow(run.folder.name, tuple(filter_quality(run.folder)))
+        FilterRow(
+            run.folder.name,
+            tuple(filter_quality(run.folder)),
+            recall_by_likeness(run.folder),
+        )
         for run in runs
         if run.done
         and run.arm.keys.get("method.filter.list_dropped") == "on"
@@ -114,14 +125,26 @@ def in_words(found: Findings) -> str:
         interval = "one seed" if math.isinf(d.low) else f"{d.low:+.1f} to {d.high:+.1f}"
         what = f"{contrast.first} - {contrast.second}"
         lines.append(f"| {what} | {contrast.set} | {d.mean:+.1f} | {interval} | {len(d.each)} |")
-    if found.filters:
-        head = "| filter, last twentieth of the run | precision | recall | right pairs dropped |"
-        lines += ["", head, "| --- " * 4 + "|"]
-    for quality in found.filters:
-        last = quality.windows[-1]
-        shares = (last.precision, last.recall, last.clean_dropped)
-        lines.append(f"| {quality.run} | " + " | ".join(_share(x) for x in shares) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_filters_in_words(found.filters)])
+
+
+def _filters_in_words(filters: Sequence[FilterRow]) -> list[str]:
+    """The last twentieth of each run; recall by likeness over its last quarter."""
+    if not filters:
+        return []
+    names = (
+        "precision",
+        "recall",
+        "right pairs dropped",
+        *(f"recall, {name}" for name in LIKENESS),
+    )
+    lines = ["", f"| filter | {' | '.join(names)} |", "| --- " * (1 + len(names)) + "|"]
+    for row in filters:
+        last = row.windows[-1]
+        shares = [last.precision, last.recall, last.clean_dropped]
+        shares += [row.likeness[name].recall for name in LIKENESS]
+        lines.append(f"| {row.run} | " + " | ".join(_share(x) for x in shares) + " |")
+    return lines
 
 
 def _said(found: Spread) -> str:

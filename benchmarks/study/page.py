@@ -49,7 +49,9 @@ def write_page(
 <meta name="color-scheme" content="light dark">
 <title>{escape(suite.title)}</title>
 <style>
-{style}</style></head>
+{style}
+.scroll {{ overflow-x: auto; }}
+.scroll code {{ margin: 0; padding: 2px 6px; }}</style></head>
 <body><header><h1>{escape(suite.title)}</h1><dl class="facts">{shown}</dl></header>
 <main>{body}</main></body></html>
 """,
@@ -113,7 +115,12 @@ def _filters(found: Findings) -> str:
             Series("recall", steps, [100 * window.recall for window in quality.windows]),
             Series("right pairs dropped", steps, [100 * w.clean_dropped for w in quality.windows]),
         ]
-        charts.append(draw(Curve(quality.run, lines, unit="%")))
+        parts = ", ".join(
+            f"{name} ({like.share:.0%} of them) {like.recall:.0%}"
+            for name, like in quality.likeness.items()
+        )
+        note = f"Recall in the last quarter, by words that the wrong caption shares: {parts}."
+        charts.append(draw(Curve(quality.run, lines, unit="%", note=note)))
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
 
 
@@ -141,4 +148,4 @@ def _runs(runs: Sequence[Run]) -> str:
         ]
         for run in runs
     ]
-    return _table(("run", "page", "numbers", "command"), rows)
+    return f'<div class="scroll">{_table(("run", "page", "numbers", "command"), rows)}</div>'

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Studies: noise whose places are known, statistics, what is found in finished runs, the page."""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+from doors import PROJECT
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_world import CONFIG, Tiny
+
+from benchmarks.study.arms import Arm, Contrast, Noise, Suite
+from benchmarks.study.filter_quality import filter_quality, recall_by_likeness
+from benchmarks.study.findings import find, in_words
+from benchmarks.study.noise import exchange, is_exchanged, noisy_copy
+from benchmarks.study.page import write_page
+from benchmarks.study.runs import Run, all_runs, carry_out
+from benchmarks.study.statistics import paired, spread
+from benchmarks.study.suites import SUITES
+from cots_jax.arguments import parse_arguments
+from cots_jax.data.records import open_split
+from cots_jax.data.shuffle import shuffled
+from cots_jax.errors import UserError
+
+
+class TestNoise:
+    @given(
+        groups=st.lists(st.integers(0, 8), min_size=20, max_size=60).filter(
+            lambda g: max(map(g.count, g)) < len(g) // 4
+        ),
+        seed=st.integers(0, 5),
+    )
+    def test_an_exchange_is_a_permutation_without_a_fitting_caption(self, groups, seed):
+        groups = np.array(groups)
+        rows, givers = exchange(groups, 1.0, seed)
+        assert sorted(rows) == sorted(givers) == list(range(len(groups)))
+        assert (groups[rows] != groups[givers]).all()
+
+    def test_the_share_is_exact_and_the_seed_decides(self):
+        groups = np.arange(1000)
+        rows, givers = exchange(groups, 0.2, 0)
+        assert len(set(rows)) == len(rows) == 200
+        again, other = exchange(groups, 0.2, 0), exchange(groups, 0.2, 1)
+        np.testing.assert_array_equal(givers, again[1])
+        assert set(rows) != set(other[0])
+
+    @pytest.mark.xdist_group("tiny")
+    def test_a_copy_differs_in_the_captions_of_its_training_split_alone(
+        self, tiny: Tiny, tmp_path: pathlib.Path
+    ):
+        noise = Noise(str(tmp_path / "noisy"), str(tiny.root / "data" / "tiny"), 0.5)
+        assert noisy_copy(noise).outcome == "made"
+        assert noisy_copy(noise).outcome == "already there"
+        for split in ("train", "val"):
+            with open_split(noise.of, split) as old, open_split(noise.folder, split) as new:
+                pairs = [(old.record(i), new.record(i)) for i in range(len(old))]
+                groups = len({new.record(i).group_id for i in range(len(new))})
+            changed = np.array([one.captions != other.captions for one, other in pairs])
+            assert all(one.image == other.image and one.id == other.id for one, other in pairs)
+            wrong = is_exchanged(noise.folder, len(pairs)) if split == "train" else changed & False
+            np.testing.assert_array_equal(changed, wrong)
+            assert changed.sum() == (24 if split == "train" else 0)
+            assert groups == len(pairs)
+
+
+class TestStatistics:
+    def test_a_paired_interval_by_hand(self):
+        """Differences 1, 2, 3: mean 2, deviation 1, t(0.975, 2) = 4.302653."""
+        found = paired([11, 12, 13], [10, 10, 10])
+        half = 4.302652729911275 / math.sqrt(3)
+        assert found.mean == pytest.approx(2)
+        assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
+        assert found.verdict == "no difference shown"
+        assert paired([11, 12, 13.0], [1, 2, 3.5]).verdict == "better"
+        assert paired([1, 2, 3.5], [11, 12, 13]).verdict == "worse"
+
+    def test_one_seed_shows_nothing(self):
+        found = paired([5], [1])
+        assert (found.mean, found.low, found.high) == (4, -math.inf, math.inf)
+        assert found.verdict == "no difference shown"
+
+    def test_a_spread_is_of_the_sample(self):
+        found = spread([1, 3])
+        assert (found.mean, found.deviation, found.seeds) == (2, pytest.approx(math.sqrt(2)), 2)
+        assert math.isnan(spread([1]).deviation)
+
+
+ARM, OTHER = Arm("with", "configs/x.py", {"a": "1"}), Arm("without", "configs/x.py")
+SUITE = Suite("toy", "A <toy>", (ARM, OTHER), (Contrast("with", "without"),))
+
+
+def finish(run: Run, rsum: float) -> None:
+    """As a run that ended well would have left it."""
+    run.folder.mkdir(parents=True)
+    run.beside("").parent.mkdir(exist_ok=True)
+    way = {"r1": rsum / 6, "r5": rsum / 6, "r10": rsum / 6}
+    result = {"name": "val", "image_to_text": way, "text_to_image": way, "rsum": rsum}
+    (run.folder / "results.json").write_text(json.dumps({"results": [result]}))
+    (run.folder / "metrics.jsonl").write_text('{"step": 4, "recall/val/image_to_text/r1": 5.0}\n')
+    run.beside(".json").write_text(json.dumps({"commands": [run.training, []]}))
+
+
+class TestFindings:
+    @pytest.fixture
+    def runs(self, tmp_path):
+        runs = all_runs(SUITE, range(3), tmp_path)
+        for run, rsum in zip(runs, (110, 100, 120, 100, 130, 100), strict=True):
+            finish(run, rsum)
+        return runs
+
+    def test_arms_are_compared_seed_by_seed(self, runs):
+        found = find(SUITE, runs)
+        ((contrast,), rows) = found.contrasts, {row.arm: row for row in found.arms}
+        assert contrast.difference.each == (10, 20, 30)
+        assert rows["with"].figures["rsum"].mean == 120
+        assert rows["without"].figures["image_to_text"].mean == pytest.approx(100 / 6)
+        assert "| with - without | val | +20.0 | -4.8 to +44.8 | 3 |" in in_words(found)
+        assert json.loads(json.dumps(found.to_json()))["contrasts"][0]["first"] == "with"
+
+    def test_a_seed_that_one_arm_lacks_is_left_out(self, runs):
+        (runs[3].folder / "results.json").unlink()
+        (contrast,) = find(SUITE, runs).contrasts
+        assert contrast.difference.each == (10, 30)
+
+    def test_other_flags_are_another_run(self, runs):
+        assert runs[0].done
+        other = dataclasses.replace(ARM, keys={"a": "2"})
+        assert not dataclasses.replace(runs[0], arm=other).done
+
+    def test_the_page_links_every_figure_to_its_run(self, runs, tmp_path):
+        page = tmp_path / "toy" / "index.html"
+        write_page(page, SUITE, {"command": "python -m x"}, find(SUITE, runs), runs)
+        text = page.read_text()
+        assert "A &lt;toy&gt;" in text
+        for run in runs:
+            assert f'href="{run.folder.name}/results.json"' in text
+            assert f"python -m {' '.join(run.training)}" in text
+
+
+class TestFilterQuality:
+    @pytest.mark.xdist_group("tiny")
+    def test_precision_and_recall_by_hand(self, tiny: Tiny, tmp_path: pathlib.Path):
+        noise = Noise(str(tmp_path / "noisy"), str(tiny.root / "data" / "tiny"), 0.25)
+        noisy_copy(noise)
+        wrong = is_exchanged(noise.folder, 48)
+        run = tmp_path / "run"
+        run.mkdir()
+        config = {"data": {"train": f"{noise.folder}#train"}, "batch": 16, "seed": 3}
+        (run / "config.json").write_text(json.dumps(config))
+        (run / "metrics.jsonl").write_text('{"step": 3}\n{"step": 6}\n')
+        # The first epoch is 3 steps: drop all wrong pairs of it and as many right ones.
+        right = np.flatnonzero(~wrong)[: wrong.sum()]
+        steps = shuffled(np.arange(48), 3, 48).argsort() // 16 + 1
+        pairs = [*np.flatnonzero(wrong), *right]
+        lines = [json.dumps({"step": int(steps[pair]), "pair": int(pair)}) for pair in pairs]
+        (run / "dropped.jsonl").write_text("\n".join(lines) + "\n")
+        first, second = filter_quality(run, windows=2)
+        assert (first.step, first.precision, first.recall) == (3, 0.5, 1.0)
+        assert first.clean_dropped == pytest.approx(12 / 36)
+        likeness = recall_by_likeness(run, share=1.0)
+        assert sum(like.share for like in likeness.values()) == pytest.approx(1)
+        caught = sum(like.recall * like.share for like in likeness.values() if like.share)
+        assert caught == pytest.approx(0.5)  # each was seen twice and dropped once
+        assert likeness["no word alike"].share == 0  # "over" is in every caption
+        assert second.step == 6
+        assert math.isnan(second.precision)
+        assert (second.recall, second.clean_dropped) == (0, 0)
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
+def test_every_arm_builds_and_every_contrast_has_its_arms(suite, monkeypatch):
+    monkeypatch.chdir(PROJECT)
+    names = [arm.name for arm in suite.arms]
+    assert len(set(names)) == len(names)
+    for arm in (*suite.arms, *suite.quick().arms):
+        assert parse_arguments(arm.flags(7), "").config.seed == 7
+    for contrast in suite.contrasts:
+        assert {contrast.first, contrast.second} <= set(names)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("tiny")
+def test_runs_are_made_once_and_a_failure_is_named(tiny: Tiny, tmp_path, monkeypatch):
+    copy = tiny.copy(tmp_path, "tiny-dvae")
+    monkeypatch.chdir(copy.root)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    short = {"duration": "4 steps", "evaluate_every": "100%", "checkpoint_every": "100%"}
+    arms = (Arm("a", f"{CONFIG}:contrastive", short), Arm("b", f"{CONFIG}:contrastive", {"x": "1"}))
+    good, bad = all_runs(Suite("s", "S", arms, ()), [0], tmp_path / "out")
+    with pytest.raises(UserError, match=r"1 runs failed, the first was .*b-seed0"):
+        carry_out([good, bad], jobs=2)
+    assert good.done
+    assert not bad.done
+    assert "unknown config key 'x'" in bad.beside(".log").read_text()
+    made = (good.folder / "results.json").stat().st_mtime_ns
+    carry_out([good], jobs=1)
+    assert (good.folder / "results.json").stat().st_mtime_ns == made
