@@ -23,7 +23,7 @@ from cots_jax.models.image_tokens import TokenizerConfig, picture_ids
 from cots_jax.models.two_stream import Params, model_size
 from cots_jax.pretrained import newest
 from cots_jax.weights.dalle import read_dalle
-from cots_jax.weights.files import fetched
+from cots_jax.weights.files import PICKLES, fetched
 from cots_jax.weights.mapping import flat
 
 FROZEN = "frozen"
@@ -141,7 +141,7 @@ def _of_run(folder: Path, config: str) -> ImageTokenizer:
 
 def _is_published(folder: Path) -> bool:
     """Hugging Face's folders have a config.json too, with the weights beside it."""
-    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    return any(path.suffix in (".safetensors", *PICKLES) for path in folder.iterdir())
 
 
 def _train(folder: str | Path, config: str) -> str:

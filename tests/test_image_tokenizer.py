@@ -7,6 +7,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from safetensors.numpy import save_file
 
@@ -125,6 +126,15 @@ def test_pieces_give_the_same_ids(pieces):
     whole = picture_ids(SMALL, params, pixels)
     np.testing.assert_array_equal(picture_ids(SMALL, params, pixels, pieces), whole)
     assert (np.asarray(whole)[0] != np.asarray(whole)[1]).any()
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+def test_no_more_than_a_piece_is_encoded_at_once(pieces):
+    pixels = jnp.zeros((8, 32, 32, 3))
+    jaxpr = jax.make_jaxpr(lambda params: picture_ids(SMALL, params, pixels, pieces))
+    found = oracles.equations(jaxpr(random_params()).jaxpr)
+    convolved = {e.outvars[0].aval.shape[0] for e in found if "conv_general" in e.primitive.name}
+    assert convolved == {8 // pieces}
 
 
 def test_bfloat16_is_near_and_gives_float32_log_odds():

@@ -68,9 +68,14 @@ def random_towers(seed, dtype=np.float64):
 
 
 def random_heads(seed, model, dtype=np.float64):
+    """Each head has draws of its own, so that a switch of one does not change the other's."""
     shapes = jax.eval_shape(model.init_heads, jax.random.key(0))
-    rng = np.random.default_rng(seed)
-    return random_like(jax.tree.map(lambda leaf: leaf.shape, shapes), rng, dtype)
+    return {
+        name: random_like(
+            jax.tree.map(lambda leaf: leaf.shape, head), np.random.default_rng(seed), dtype
+        )
+        for name, head in shapes.items()
+    }
 
 
 def random_like(shapes, rng, dtype):

@@ -94,9 +94,11 @@ def open_tokens(folder: str | pathlib.Path, split: records.Split) -> Integer[np.
     file = pathlib.Path(folder) / split.split / IDS_FILE
     facts = token_facts(folder)
     try:
-        ids = np.load(file, mmap_mode="r")
-    except (OSError, ValueError) as error:
+        ids = np.lib.format.open_memmap(file, mode="r")  # np.load would take archives too
+    except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"{file} cannot be read ({error}): make the ids again") from error
+    if ids.dtype.kind not in "iu":
+        raise UserError(f"{file} holds {ids.dtype} and no ids: make them again")
     if facts is None or ids.shape != (len(split), facts.grid**2):
         raise UserError(f"{file} is {list(ids.shape)} for {len(split)} records: make it again")
     return ids

@@ -12,9 +12,10 @@ from cots_jax.errors import UserError
 from cots_jax.models.two_stream import Params, TwoStreamConfig
 from cots_jax.weights import bert, clip, vit
 from cots_jax.weights.files import fetched, read_tensors
-from cots_jax.weights.mapping import Format, flat, import_tree, nested
+from cots_jax.weights.mapping import Format, flat, import_tree, nested, recognised
 from cots_jax.weights.positions import Resize, resized_positions
 
+RECOGNISED = 0.5  # least share of a format's names; BERT's and ViT's have a third in common
 WORDS = ("word_embeddings.weight", "token_embedding.weight")
 
 
@@ -45,21 +46,14 @@ def read_initial(init: InitConfig, size: TwoStreamConfig, like: Params) -> Param
     are missing, damaged, of another architecture or another vocabulary.
     """
     found: dict[str, np.ndarray] = {}
-    towers, heads = like["towers"], like["heads"]
     if init.image:
-        tree = _image_tower(init, size, towers["image"])
+        tensors = read_tensors(fetched(init.image, "init_from.image"))
+        like_image, side = like["towers"]["image"], size.vision.side
+        tree = image_tower(tensors, side, like_image, source=init.image, allow=init.allow)
         found |= {f"towers/image/{path}": leaf for path, leaf in flat(tree).items()}
     if init.text:
-        tensors = bert.modern(read_tensors(fetched(init.text, "init_from.text")))
-        _check_vocabulary(tensors, towers["text"], init.text)
-        fmt = _format_of(tensors, TEXT_FORMATS, "text", init.text)
-        tree = import_tree(tensors, fmt, towers["text"], source=init.text, allow=init.allow)
-        found |= {f"towers/text/{path}": leaf for path, leaf in flat(tree).items()}
-        if "mlm" in heads and any("cls.predictions." in name for name in tensors):
-            tree = import_tree(
-                tensors, bert.MASKED_HEAD, heads["mlm"], source=init.text, allow=init.allow
-            )
-            found |= {f"heads/mlm/{path}": leaf for path, leaf in flat(tree).items()}
+        tensors = read_tensors(fetched(init.text, "init_from.text"))
+        found |= flat(text_parts(tensors, like, source=init.text, allow=init.allow))
     return nested({path: np.asarray(leaf, np.float32) for path, leaf in found.items()})
 
 
@@ -73,26 +67,51 @@ def merged(fresh: Params, initial: Params) -> Params:
     }
 
 
-def _image_tower(init: InitConfig, size: TwoStreamConfig, like: Mapping[str, Any]) -> Params:
-    tensors = read_tensors(fetched(init.image, "init_from.image"))
-    fmt = _format_of(tensors, [known.format for known in IMAGE_FORMATS], "image", init.image)
+def image_tower(
+    tensors: Mapping[str, np.ndarray],
+    side: int,
+    like: Mapping[str, Any],
+    *,
+    source: str,
+    allow: str = "",
+) -> Params:
+    """The arrays of a file as our image tower with `side` patches a side. Raises UserError."""
+    tensors = vit.own_tables(tensors)
+    fmt = _format_of(tensors, [known.format for known in IMAGE_FORMATS], "image", source)
     chosen = next(known for known in IMAGE_FORMATS if known.format is fmt)
     name = next((n for n in tensors if chosen.positions and n.endswith(chosen.positions)), "")
     if name:
         table = tensors[name]
-        rows = resized_positions(table.reshape(table.shape[-2:]), size.vision.side, chosen.resize)
+        rows = resized_positions(table.reshape(table.shape[-2:]), side, chosen.resize)
         tensors[name] = rows.reshape(*table.shape[:-2], *rows.shape)
-    return import_tree(tensors, fmt, like, source=init.image, allow=init.allow)
+    return import_tree(tensors, fmt, like, source=source, allow=allow)
+
+
+def text_parts(
+    tensors: Mapping[str, np.ndarray], like: Params, *, source: str, allow: str = ""
+) -> Params:
+    """The arrays of a file as {"towers": {"text"}}, and {"heads": {"mlm"}} where it has BERT's.
+
+    Raises UserError.
+    """
+    tensors = bert.modern(tensors)
+    tower, heads = like["towers"]["text"], like["heads"]
+    _check_vocabulary(tensors, tower, source)
+    fmt = _format_of(tensors, TEXT_FORMATS, "text", source)
+    found = {"towers": {"text": import_tree(tensors, fmt, tower, source=source, allow=allow)}}
+    if "mlm" in heads and any("cls.predictions." in name for name in tensors):
+        head = import_tree(tensors, bert.MASKED_HEAD, heads["mlm"], source=source, allow=allow)
+        found["heads"] = {"mlm": head}
+    return found
 
 
 def _format_of(
     tensors: Mapping[str, np.ndarray], formats: Sequence[Format], tower: str, source: str
 ) -> Format:
-    """The first format of which a file has all names of layer 0."""
-    for fmt in formats:
-        layer = [name.format(i=0) for r in fmt.rules for name in r.theirs if "{i}" in name]
-        if any(all(p + n in tensors for n in layer) for p in ("", *fmt.prefixes)):
-            return fmt
+    """The format of which a file has most names; what it lacks of them is an error of its own."""
+    shares = [recognised(tensors, fmt)[0] for fmt in formats]
+    if max(shares) > RECOGNISED:
+        return formats[shares.index(max(shares))]
     known = ", ".join(fmt.name for fmt in formats)
     raise UserError(
         f"{source} holds no {tower} tower that is known here ({known}); its first names are "

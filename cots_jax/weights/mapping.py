@@ -132,10 +132,17 @@ def export_tree(tree: Mapping[str, Any], fmt: Format) -> dict[str, np.ndarray]:
     return tensors
 
 
+def recognised(tensors: Mapping[str, Any], fmt: Format) -> tuple[float, str]:
+    """The share of a format's names outside of layers 1… that a file has, and their prefix."""
+    names = [name.format(i=0) for rule in fmt.rules for name in rule.theirs if name]
+    counts = {p: sum(p + name in tensors for name in names) for p in ("", *fmt.prefixes)}
+    prefix = max(counts, key=counts.__getitem__)
+    return counts[prefix] / len(names), prefix
+
+
 def _without_prefix(tensors: Mapping[str, np.ndarray], fmt: Format) -> dict[str, np.ndarray]:
-    """Strips the longest known prefix that any name has; names without it stay as they are."""
-    first = next(name for rule in fmt.rules for name in rule.theirs if name).format(i=0)
-    prefix = next((p for p in fmt.prefixes if p + first in tensors), "")
+    """Strips the prefix that most names have; names without it stay as they are."""
+    _, prefix = recognised(tensors, fmt)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 

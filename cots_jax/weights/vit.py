@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image towers as Hugging Face (`ViTModel`, `BeitModel`), timm and big_vision name them."""
 
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
 from cots_jax.weights.mapping import Format, Rule
 from cots_jax.weights.rules import BLOCKS, dense, norm, query_key_value
 from cots_jax.weights.turns import (
@@ -17,6 +22,7 @@ from cots_jax.weights.turns import (
 
 _LAYER = "encoder.layer.{i}"
 _BLOCK = "blocks.{i}"
+_TABLE = "relative_position_bias.relative_position_bias_table"
 
 _HUGGING_FACE = (
     Rule(("embeddings.cls_token",), "cls", ONE_TOKEN),
@@ -52,19 +58,15 @@ BEIT = Format(
         Rule((f"{_LAYER}.lambda_1",), f"{BLOCKS}/attention_scale", SAME),
         Rule((f"{_LAYER}.lambda_2",), f"{BLOCKS}/mlp_scale", SAME),
         Rule(
-            (f"{_LAYER}.attention.attention.relative_position_bias.relative_position_bias_table",),
+            (f"{_LAYER}.attention.attention.{_TABLE}",),
             f"{BLOCKS}/attention/relative_bias",
             SAME,
         ),
+        *norm("layernorm", "final_norm"),
     ),
-    left=(
-        r"pooler\..*",
-        r"classifier\..*",
-        r"layernorm\..*",
-        r"lm_head\..*",
-        r".*relative_position_index",
-    ),
-    fresh=("projection/.*", "final_norm/.*"),
+    left=(r"pooler\..*", r"classifier\..*", r"lm_head\..*", r".*relative_position_index"),
+    # Fine-tuned ones have no mask token, and their last norm is that of averaged patches.
+    fresh=("projection/.*", "mask_embedding", "final_norm/.*"),
     zero=("position_embedding",),
 )
 
@@ -82,9 +84,21 @@ TIMM = Format(
         *dense(f"{_BLOCK}.mlp.fc2", f"{BLOCKS}/mlp_out"),
         *norm("norm", "final_norm"),
     ),
-    left=(r"head\..*",),
+    left=(r"head\..*", r"pre_logits\..*"),
     fresh=("projection/.*", "mask_embedding"),
 )
+
+
+def own_tables(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """BEiT's pre-training has one table of relative positions for all layers: one for each."""
+    shared = next((name for name in tensors if name.endswith(f"encoder.{_TABLE}")), None)
+    if shared is None:
+        return dict(tensors)
+    prefix = shared.removesuffix(f"encoder.{_TABLE}")
+    layer = re.compile(re.escape(f"{prefix}encoder.layer.") + r"\d+")
+    layers = {found.group() for found in map(layer.match, tensors) if found}
+    own = {f"{each}.attention.attention.{_TABLE}": tensors[shared] for each in sorted(layers)}
+    return {name: tensor for name, tensor in tensors.items() if name != shared} | own
 
 
 def _jax_dense(theirs: str, ours: str) -> list[Rule]:

@@ -165,6 +165,19 @@ def test_scanning_and_recomputing_change_neither_names_nor_results():
         np.testing.assert_allclose(compiled(config)(params, x, bias), before, rtol=1e-12)
 
 
+@pytest.mark.parametrize("remat", list(Switch))
+@pytest.mark.parametrize("scan", list(Switch))
+def test_layers_are_unrolled_or_scanned_and_recomputed_where_asked_for(scan, remat):
+    config = dataclasses.replace(SMALL, scan=scan, remat=remat)
+    x, bias = map(jnp.asarray, inputs())
+    stack = Transformer(config)
+    jaxpr = jax.make_jaxpr(lambda params: stack.apply({"params": params}, x, bias))
+    found = list(oracles.equations(jaxpr(random_params(config)).jaxpr))
+    unrolled = {e.params["unroll"] for e in found if e.primitive.name == "scan"}
+    assert unrolled == {1 if scan is Switch.ON else SMALL.layers}
+    assert any(e.primitive.name.startswith("remat") for e in found) == (remat is Switch.ON)
+
+
 def test_parameters_are_stacked_by_layer_and_layers_differ():
     params = jax.jit(Transformer(SMALL).init)(jax.random.key(0), inputs()[0])["params"]
     assert set(params) == {"blocks"}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from cots_jax.config import MethodConfig, TemperatureRule
-from cots_jax.objectives.temperature import clamped, fresh_temperature, held, temperature_of
+from cots_jax.objectives.temperature import NAME, clamped, fresh_temperature, held, temperature_of
 
 LEARNED = MethodConfig(
     temperature=0.07, temperature_rule=TemperatureRule.LEARNED, temperature_range=(0.05, 0.2)
@@ -22,6 +22,7 @@ def test_a_fixed_one_is_a_number_and_no_parameter():
 
 def test_a_learned_one_starts_at_the_given_value():
     heads = fresh_temperature(LEARNED)
+    assert set(heads) == {NAME}
     assert float(temperature_of(heads, LEARNED)) == pytest.approx(0.07, rel=1e-6)
 
 

@@ -20,6 +20,7 @@ from toy_losses import (
     b,
     candidates,
     default_batch,
+    k,
     means_of,
     params_of,
     run,
@@ -133,24 +134,25 @@ class TestValues:
 
     @pytest.mark.parametrize("paused", [ALL, TOKEN, NONE])
     def test_only_what_pauses_is_asked_whether_it_is_on(self, paused):
-        jaxpr = self.gradient_jaxpr(tools_of(METHOD, ALL, paused))
+        jaxpr = gradient_jaxpr(tools_of(METHOD, ALL, paused))
         names = [equation.primitive.name for equation in oracles.equations(jaxpr)]
         assert (names.count("cond") > 0) == bool(paused)
 
     def test_no_number_is_narrowed(self):
-        assert not oracles.downcasts(self.gradient_jaxpr(tools_of(METHOD, ALL, ALL)))
+        assert not oracles.downcasts(gradient_jaxpr(tools_of(METHOD, ALL, ALL)))
 
-    def gradient_jaxpr(self, tools):
-        views = views_of(METHOD, default_batch())
-        queue, own_image, own_text = candidates()
-        keys = Rows(own_image, own_text, views.group_id, views.row)
-        weights = Terms(*[jnp.asarray(1.0)] * 4)
 
-        def loss(params):
-            counts = denominators(views, tools.model)
-            return losses(params, tools, views, keys, [queue], weights, counts).total
+def gradient_jaxpr(tools):
+    views = views_of(METHOD, default_batch())
+    queue, own_image, own_text = candidates()
+    keys = Rows(own_image, own_text, views.group_id, views.row)
+    weights = Terms(*[jnp.asarray(1.0)] * 4)
 
-        return jax.make_jaxpr(jax.grad(loss))(params_of(METHOD)).jaxpr
+    def loss(params):
+        counts = denominators(views, tools.model)
+        return losses(params, tools, views, keys, [queue], weights, counts).total
+
+    return jax.make_jaxpr(jax.grad(loss))(params_of(METHOD)).jaxpr
 
 
 def with_masked(**switches):
@@ -195,6 +197,17 @@ class TestSwitches:
         whole = value_of(METHOD, "instance", "task")
         chunked = value_of(dataclasses.replace(METHOD, column_chunk=2), "instance", "task")
         np.testing.assert_allclose(whole, chunked, rtol=1e-12)
+
+    @pytest.mark.parametrize("objective", ["instance", "task"])
+    def test_no_more_than_a_chunk_of_logits_is_there_at_once(self, objective):
+        def kinds(column_chunk):
+            method = dataclasses.replace(METHOD, column_chunk=column_chunk)
+            jaxpr = gradient_jaxpr(tools_of(method, frozenset({objective}), NONE))
+            return oracles.shapes(jaxpr)
+
+        assert (b, k) in kinds(0)
+        assert (b, k) not in kinds(2)
+        assert (b, 2) in kinds(2)
 
     def test_the_share_of_masked_patches(self):
         model = toy_model.toy_model(toy_model.half_masked(image_ratio=0.4))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A batch cut into pieces gives the same step as the batch at once, in float64."""
 
+import dataclasses
 import functools
 
 import jax
@@ -41,6 +42,25 @@ def test_pieces_change_nothing(pieces):
     for name in ("group_id", "valid", "cursor"):
         one, other = (getattr(state.method.queue, name) for state in (cut, whole))
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+def test_no_more_than_a_piece_is_encoded_at_once(pieces):
+    rows = []
+
+    class Counting(toy_model.ToyTwoStream):
+        def encode_image(self, towers, image, mask=None):
+            rows.append(len(image))
+            return super().encode_image(towers, image, mask)
+
+    step = toy_step.make_step(make_mesh(HardwareConfig()), pieces)
+    model = Counting(
+        **{f.name: getattr(step.model, f.name) for f in dataclasses.fields(step.model)}
+    )
+    state, batch = toy_step.make_state(step), toy_model.random_batch(0, toy_step.b)
+    step = dataclasses.replace(step, model=model)
+    jax.eval_shape(step, state, {}, batch, toy_step.make_knobs())
+    assert max(rows) == toy_step.b // pieces
 
 
 def test_the_problem_is_not_trivial():

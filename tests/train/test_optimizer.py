@@ -128,6 +128,14 @@ class TestLayers:
             found["towers/image/mask_embedding"], clipped / (clipped + 1), rtol=1e-3
         )
 
+    def test_the_text_tower_can_be_frozen_alone(self):
+        found = one_step(OptimizerConfig(weight_decay=0.1, freeze_text=1))
+        for name in ("token_embedding", "position_embedding", "transformer/blocks/mlp_in/kernel"):
+            assert (found[f"towers/text/{name}"] == 0).all()
+        assert (found["towers/text/projection/kernel"] != 0).all()
+        assert (found["towers/image/cls"] != 0).all()
+        assert (found[self.BLOCK] != 0).all()
+
 
 def test_everything_but_the_temperature_can_be_decayed():
     config = OptimizerConfig(weight_decay=0.5, clip=0.0, decayed=Decayed.ALL)

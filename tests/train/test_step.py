@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from cots_jax.objectives.contrastive import Rows
 from cots_jax.schedule import Clockwork
 from cots_jax.train.cots import CotsTask, read_schedules
 from cots_jax.train.mesh import make_mesh
-from cots_jax.train.step import WORD_DROPOUT
+from cots_jax.train.step import WORD_DROPOUT, RowInputs
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -195,6 +196,15 @@ class TestSwitches:
         assert judge(kappa=5.0).keep.all()
         for other in (judge(kappa=0.5, momentum=0.5), judge(kappa=0.5, reference_batch=2)):
             assert np.abs(other.state.mean - base.state.mean).min() > 1e-4
+
+    @pytest.mark.parametrize(("ratio", "every"), [(0.5, 2), (0.2, 2), (0.5, 4)])
+    def test_how_many_words_are_hidden_in_how_many_rows(self, ratio, every):
+        masked = toy_model.half_masked(text_ratio=ratio, text_every=every)
+        method = dataclasses.replace(toy_step.METHOD, masked=masked)
+        step = toy_step.make_step(make_mesh(HardwareConfig()), method=method)
+        rows = RowInputs(the_batch(), jax.random.split(jax.random.key(0), b), *[jnp.arange(b)] * 2)
+        found = quick.jit(step._mask_texts)(rows)
+        assert found.positions.shape == (b // every, math.ceil(ratio * toy_model.LENGTH))
 
     def test_the_batch_gives_columns_only_where_it_should(self):
         method = dataclasses.replace(toy_step.METHOD, negatives=Negatives.QUEUE)

@@ -12,10 +12,17 @@ import toy_model
 import toy_step
 from toy_step import b, make_knobs, make_state
 
-from cots_jax.config import HardwareConfig, TemperatureRule, TokenizerInput
+from cots_jax.config import (
+    FilterConfig,
+    HardwareConfig,
+    Switch,
+    TemperatureRule,
+    TokenizerInput,
+)
 from cots_jax.data.transforms import Augmentation, tokenizer_view
 from cots_jax.models.dvae import Dvae, DvaeConfig
 from cots_jax.models.image_tokens import picture_ids
+from cots_jax.objectives.momentum_filter import FilterState, filter_threshold
 from cots_jax.train.mesh import make_mesh
 from cots_jax.train.step import AUGMENTATION
 
@@ -76,6 +83,45 @@ class TestImageTokenizer:
         assert (own != other).any()
         np.testing.assert_allclose(found, self.losses(size, rule, batch, own), rtol=1e-12)
         assert abs(found - self.losses(size, rule, batch, other)) > 1e-3
+
+    def test_they_are_made_in_the_pieces_asked_for(self, monkeypatch):
+        config, params = self.tokenizer(toy_model.SIDE)
+        step = toy_step.make_step(make_mesh(HardwareConfig()))
+        step = dataclasses.replace(step, image_tokenizer=config, tokenizer_pieces=4)
+        seen = []
+
+        def ids(config, params, pixels, pieces=1):
+            seen.append(pieces)
+            return picture_ids(config, params, pixels)
+
+        monkeypatch.setattr("cots_jax.train.step.picture_ids", ids)
+        batch = toy_model.random_batch(0, b, tokens=False)
+        jax.eval_shape(step, found_state(step), params, batch, make_knobs())
+        assert set(seen) == {4}
+
+
+class TestDroppedRows:
+    def run(self, rule):
+        """With a filter that has seen few rows, so that all of its settings count."""
+        chosen = FilterConfig(kappa=0.25, momentum=0.75, list_dropped=rule)
+        method = dataclasses.replace(toy_step.METHOD, reference_batch=16, filter=chosen)
+        step = toy_step.make_step(make_mesh(HardwareConfig()), method=method)
+        step = dataclasses.replace(step, active=frozenset({"instance"}), paused=frozenset())
+        state, batch = found_state(step), toy_model.random_batch(0, b)
+        seen = FilterState(np.full(2, 20.0), np.array([0.1, 0.2]), np.array([0.3, 0.4]))
+        state = dataclasses.replace(state, method=dataclasses.replace(state.method, filter=seen))
+        new, metrics = quick.jit(step)(state, {}, batch, make_knobs(filter_warm=True))
+        return filter_threshold(new.method.filter, 0.25, 0.75, 16)[batch.source], metrics
+
+    def test_they_are_listed_with_the_threshold_that_dropped_them(self):
+        threshold, metrics = self.run(Switch.ON)
+        judged = metrics["judged"]
+        np.testing.assert_allclose(judged.threshold, threshold, rtol=1e-12)
+        np.testing.assert_array_equal(judged.dropped, judged.similarity < judged.threshold)
+        assert 0 < judged.dropped.sum() < b
+
+    def test_they_are_not_listed_where_nobody_asks(self):
+        assert "judged" not in self.run(Switch.OFF)[1]
 
 
 def test_a_learned_temperature_moves_within_its_range():

@@ -135,6 +135,22 @@ def test_the_masked_head_comes_with_bert(tmp_path):
     assert set(wanted) - set(flat(found["heads"]["mlm"])) == {"partner/kernel", "partner/bias"}
 
 
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_what_may_be_left_over(tmp_path, tower):
+    tree = random(shapes_of(model()))
+    fmt = {"image": vit.VIT, "text": bert.TEXT_TOWER}[tower]
+    tensors = export_tree(tree["towers"][tower], fmt)
+    if tower == "text":
+        head = export_tree(tree["heads"]["mlm"], bert.MASKED_HEAD)
+        tensors = {f"bert.{name}": tensor for name, tensor in tensors.items()}
+        tensors |= {f"cls.predictions.{name}": tensor for name, tensor in head.items()}
+    save_file(tensors | {"stranger.weight": np.zeros(3, np.float32)}, tmp_path / "w.safetensors")
+    source = {tower: str(tmp_path / "w.safetensors")}
+    with pytest.raises(UserError, match=r"left over: stranger\.weight"):
+        read(InitConfig(**source))
+    assert tower in read(InitConfig(**source, allow=r"stranger\..*"))["towers"]
+
+
 @pytest.mark.parametrize(
     ("fmt", "name"),
     [(vit.VIT, "embeddings.position_embeddings"), (vit.TIMM, "pos_embed")],

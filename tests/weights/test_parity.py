@@ -57,7 +57,7 @@ def tensors_of(model):
 def converted(folder, fmt, tower, *inputs):
     """A tower's parameters out of a folder; our own start where the format has none."""
     fresh = tower.init(jax.random.key(0), *inputs)["params"]
-    tensors = bert.modern(read_tensors(folder))
+    tensors = vit.own_tables(bert.modern(read_tensors(folder)))
     found = flat(import_tree(tensors, fmt, fresh, source="test"))
     return jax.tree.map(jnp.asarray, nested(flat(fresh) | found))
 
@@ -152,16 +152,21 @@ class TestImageTowers:
             assert_near(ours.tokens, norm(state)[:, 1:], kind)
         assert_near(ours.cls, wanted.last_hidden_state[:, 0], kind)
 
-    def test_beit(self, kind, tmp_path):
+    @pytest.mark.parametrize("shared", [False, True], ids=["fine-tuned", "pre-trained"])
+    def test_beit(self, kind, tmp_path, shared):
+        """Pre-trained, all layers share a table, and the last norm is before the masked head."""
         config = transformers.BeitConfig(
             image_size=self.SIDE,
             patch_size=self.PATCH,
-            use_relative_position_bias=True,
-            use_mask_token=True,
+            use_relative_position_bias=not shared,
+            use_shared_relative_position_bias=shared,
+            use_mask_token=shared,
             layer_scale_init_value=0.1,
+            vocab_size=WORDS,
             **SIZES,
         )
-        theirs = spread(transformers.BeitModel(config), kind)
+        whole = transformers.BeitForMaskedImageModeling if shared else transformers.BeitModel
+        theirs = spread(whole(config), kind)
         theirs.save_pretrained(tmp_path)
         stack = dataclasses.replace(
             STACK, layer_scale=0.1, relative_bias_side=self.SIDE // self.PATCH
@@ -170,12 +175,13 @@ class TestImageTowers:
         image = self.image(kind)
         params = converted(tmp_path, vit.BEIT, tower, image)
         assert not params["position_embedding"].any()
-        wanted = self.hidden_states_of(theirs, image)
+        wanted = self.hidden_states_of(theirs.beit if shared else theirs, image)
+        plain = torch.nn.LayerNorm(WIDTH, eps=1e-12, elementwise_affine=False)
+        norm = theirs.layernorm if shared else plain
         mine = hidden_states(tower, params, image)
         for state, ours in zip(wanted.hidden_states[1:], mine):
-            norm = torch.nn.functional.layer_norm(state, (WIDTH,), eps=1e-12)
-            assert_near(ours.cls, norm[:, 0], kind)
-            assert_near(ours.tokens, norm[:, 1:], kind)
+            assert_near(ours.cls, norm(state)[:, 0], kind)
+            assert_near(ours.tokens, norm(state)[:, 1:], kind)
 
 
 class TestClip:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of weights: the good, the damaged and the dangerous."""
 
-import json
-import os
 import pickle
 
 import ml_dtypes
 import numpy as np
 import pytest
+from damage import Payload, larger, longer, lying, unknown
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
@@ -61,16 +60,6 @@ def test_the_same_name_in_two_shards(tmp_path):
         read_tensors(tmp_path)
 
 
-class Payload:
-    """Leaves a trace if anybody loads it."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.mkdir, (self.trace,)
-
-
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "w.pt", "w.pth", "w.pkl", "w.ckpt"])
 def test_a_pickle_is_never_opened(tmp_path, name):
     trace, file = tmp_path / "trace", tmp_path / name
@@ -105,31 +94,9 @@ def assert_error_or_arrays(file):
         assert all(isinstance(array, np.ndarray) for array in found.values())
 
 
-def lying(change):
-    """A file whose header says something else than its bytes hold."""
-    good = save(TENSORS)
-    size = int.from_bytes(good[:8], "little")
-    header = json.loads(good[8 : 8 + size])
-    change(header)
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + good[8 + size :]
-
-
-def longer(header):
-    header["c"]["data_offsets"][1] += 400
-
-
-def larger(header):
-    header["a.weight"]["shape"] = [2**40, 2**40]
-
-
-def unknown(header):
-    header["b"]["dtype"] = "F99"
-
-
 @pytest.mark.parametrize("change", [longer, larger, unknown])
 def test_a_header_that_lies(tmp_path, change):
-    (tmp_path / "w.safetensors").write_bytes(lying(change))
+    (tmp_path / "w.safetensors").write_bytes(lying(TENSORS, change))
     with pytest.raises(UserError, match="cannot be read"):
         read_tensors(tmp_path / "w.safetensors")
 
