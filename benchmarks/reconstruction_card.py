@@ -46,18 +46,19 @@ def signs() -> UInt8[np.ndarray, "12 s s 3"]:
 
 def card(folders: list[Path]) -> Image.Image:
     """Rows of pictures: the signs, each tokenizer, the bar. Raises UserError."""
-    whole = jnp.asarray(signs())[:, None]
-    rows: list[np.ndarray] = []
-    for folder in folders:
-        tokenizer = load_image_tokenizer(str(folder))
-        if not isinstance(tokenizer.config, DvaeConfig):
-            raise UserError(f"{folder} holds no discrete VAE: an encoder alone draws nothing")
-        size = tokenizer.config.image_size
-        small = jnp.asarray(np.stack([_resized(p, size) for p in np.asarray(whole[:, 0])]))
-        made = reconstructions(tokenizer.config, tokenizer.params, small[:, None])
-        first, through, bar = (np.asarray(pictures) for pictures in made.values())
-        rows = [*(rows or [first]), through]
-    return _laid_out([*rows, bar])
+    made = [_made(folder) for folder in folders]
+    return _laid_out([made[0][0], *(through for _, through, _ in made), made[-1][-1]])
+
+
+def _made(folder: Path) -> list[np.ndarray]:
+    """The signs at a tokenizer's size, through its codes, and shrunk and enlarged."""
+    tokenizer = load_image_tokenizer(str(folder))
+    if not isinstance(tokenizer.config, DvaeConfig):
+        raise UserError(f"{folder} holds no discrete VAE: an encoder alone draws nothing")
+    size = tokenizer.config.image_size
+    small = jnp.asarray(np.stack([_resized(sign, size) for sign in signs()]))[:, None]
+    made = reconstructions(tokenizer.config, tokenizer.params, small)
+    return [np.asarray(pictures) for pictures in made.values()]
 
 
 def _resized(picture: np.ndarray, size: int) -> np.ndarray:
