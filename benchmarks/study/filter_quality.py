@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well the adaptive momentum filter finds pairs that are known to be wrong."""
 
+import collections
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.study.noise import fitting_captions, is_exchanged
+from benchmarks.study.noise import is_exchanged
 from cots_jax.data.records import open_split
 from cots_jax.data.shuffle import shuffled
 
@@ -27,14 +29,16 @@ class Window:
 
 
 @dataclasses.dataclass(frozen=True)
-class Likeness:
-    """How many of some wrong pairs were dropped, and how many of all wrong pairs these are."""
+class Part:
+    """The filter on a part of the pairs."""
 
+    precision: float
     recall: float
-    share: float
+    share: float  # of all wrong pairs that came by
 
 
-LIKENESS = {"no word alike": (0, 1e-9), "below half": (1e-9, 0.5), "half or more": (0.5, 1.1)}
+# Training captions that a caption's rarest word stands in, the caption itself among them.
+RARITY = {"1 or 2": (1, 3), "3 to 11": (3, 12), "12 or more": (12, math.inf)}
 
 
 def filter_quality(run: Path, windows: int = WINDOWS) -> list[Window]:
@@ -64,41 +68,39 @@ def filter_quality(run: Path, windows: int = WINDOWS) -> list[Window]:
     return found
 
 
-def recall_by_likeness(run: Path, share: float = 0.25) -> dict[str, Likeness]:
-    """Why wrong pairs are not dropped: recall by how like their caption is to the one that fits.
+def quality_by_rarity(run: Path, share: float = 0.25) -> dict[str, Part]:
+    """Which wrong pairs are found: by how many captions have the rarest word of theirs.
 
-    Over the last `share` of the run. Likeness: words that both captions have over words that either
-    has (Jaccard).
+    Over the last `share` of the run. A word that no other pair has contradicts nothing.
     """
     config = json.loads((run / "config.json").read_text("utf-8"))
     folder, _, split = config["data"]["train"].partition("#")
     with open_split(folder, split) as rows:
         table = rows.pair_table()
+        captions = [_words(rows.record(row).captions[place]) for row, place in table.tolist()]
         wrong = is_exchanged(folder, len(rows))[table[:, 0]]
-        likeness = np.zeros(len(table))
-        for row, fitting in fitting_captions(folder).items():
-            given = rows.record(row).captions
-            likeness[table[:, 0] == row] = max(_jaccard(a, b) for a in given for b in fitting)
+    often = collections.Counter(word for words in captions for word in words)
+    rarest = np.array([min((often[word] for word in words), default=0) for words in captions])
     steps = _last_step(run)
     first = int((1 - share) * steps)
     positions = np.arange(first * config["batch"], steps * config["batch"])
     seen = np.bincount(shuffled(positions, config["seed"], len(wrong)), minlength=len(wrong))
-    caught = np.bincount(
-        [pair for step, pair in _dropped(run) if step > first], minlength=len(wrong)
-    )
+    late = [pair for step, pair in _dropped(run) if step > first]
+    dropped = np.bincount(np.array(late, np.int64), minlength=len(wrong))
     found = {}
-    for name, (low, high) in LIKENESS.items():
-        inside = wrong & (likeness >= low) & (likeness < high)
-        count = int(seen[inside].sum())
-        found[name] = Likeness(
-            _ratio(caught[inside].sum(), count), _ratio(count, seen[wrong].sum())
+    for name, (low, high) in RARITY.items():
+        inside = (rarest >= low) & (rarest < high)
+        caught, came = dropped[inside & wrong].sum(), seen[inside & wrong].sum()
+        found[name] = Part(
+            _ratio(caught, dropped[inside].sum()),
+            _ratio(caught, came),
+            _ratio(came, seen[wrong].sum()),
         )
     return found
 
 
-def _jaccard(first: str, second: str) -> float:
-    one, other = ({word.strip(":,") for word in text.lower().split()} for text in (first, second))
-    return len(one & other) / max(len(one | other), 1)
+def _words(caption: str) -> set[str]:
+    return {word.strip(":,") for word in caption.lower().split()}
 
 
 def _dropped(run: Path) -> Iterator[tuple[int, int]]:

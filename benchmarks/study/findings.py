@@ -9,11 +9,11 @@ from typing import Any
 
 from benchmarks.study.arms import Suite
 from benchmarks.study.filter_quality import (
-    LIKENESS,
-    Likeness,
+    RARITY,
+    Part,
     Window,
     filter_quality,
-    recall_by_likeness,
+    quality_by_rarity,
 )
 from benchmarks.study.runs import Run
 from benchmarks.study.statistics import Difference, Spread, paired, spread
@@ -46,7 +46,7 @@ class FilterRow:
 
     run: str
     windows: tuple[Window, ...]
-    likeness: dict[str, Likeness]
+    rarity: dict[str, Part]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def find(suite: Suite, runs: Sequence[Run]) -> Findings:
         FilterRow(
             run.folder.name,
             tuple(filter_quality(run.folder)),
-            recall_by_likeness(run.folder),
+            quality_by_rarity(run.folder),
         )
         for run in runs
         if run.done
@@ -129,21 +129,17 @@ def in_words(found: Findings) -> str:
 
 
 def _filters_in_words(filters: Sequence[FilterRow]) -> list[str]:
-    """The last twentieth of each run; recall by likeness over its last quarter."""
+    """The last twentieth of each run; by rarity over its last quarter."""
     if not filters:
         return []
-    names = (
-        "precision",
-        "recall",
-        "right pairs dropped",
-        *(f"recall, {name}" for name in LIKENESS),
-    )
+    parts = [f"precision / recall, rarest word in {name} captions" for name in RARITY]
+    names = ("precision", "recall", "right pairs dropped", *parts)
     lines = ["", f"| filter | {' | '.join(names)} |", "| --- " * (1 + len(names)) + "|"]
     for row in filters:
         last = row.windows[-1]
-        shares = [last.precision, last.recall, last.clean_dropped]
-        shares += [row.likeness[name].recall for name in LIKENESS]
-        lines.append(f"| {row.run} | " + " | ".join(_share(x) for x in shares) + " |")
+        cells = [_share(x) for x in (last.precision, last.recall, last.clean_dropped)]
+        cells += [f"{_share(p.precision)} / {_share(p.recall)}" for p in row.rarity.values()]
+        lines.append(f"| {row.run} | {' | '.join(cells)} |")
     return lines
 
 

@@ -14,7 +14,7 @@ from cots_jax.data.records import Record, list_splits, open_split, read_facts
 from cots_jax.files import write_whole
 
 TRAIN = "train"
-EXCHANGED = "exchanged.json"  # rows of the training split, and the captions that they had
+EXCHANGED = "exchanged.json"  # row numbers of the training split
 
 
 def noisy_copy(noise: Noise) -> Prepared:
@@ -42,21 +42,14 @@ def noisy_copy(noise: Noise) -> Prepared:
     prepared = prepare_folder(Path(noise.folder), plan, fill)
     with open_split(noise.of, TRAIN) as rows:
         chosen, _ = exchange(rows.group_id, noise.share, noise.seed)
-        fitting = {int(row): rows.record(int(row)).captions for row in chosen}
-    write_whole(Path(noise.folder) / EXCHANGED, json.dumps(fitting, ensure_ascii=False) + "\n")
+    write_whole(Path(noise.folder) / EXCHANGED, json.dumps(chosen.tolist()) + "\n")
     return prepared
-
-
-def fitting_captions(folder: str | Path) -> dict[int, tuple[str, ...]]:
-    """The captions that fit, of each training record that has wrong ones."""
-    found = json.loads((Path(folder) / EXCHANGED).read_text("utf-8"))
-    return {int(row): tuple(captions) for row, captions in found.items()}
 
 
 def is_exchanged(folder: str | Path, records: int) -> Bool[np.ndarray, "r"]:
     """Which of the training records have a wrong caption."""
     wrong = np.zeros(records, bool)
-    wrong[list(fitting_captions(folder))] = True
+    wrong[json.loads((Path(folder) / EXCHANGED).read_text("utf-8"))] = True
     return wrong
 
 

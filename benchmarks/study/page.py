@@ -115,11 +115,13 @@ def _filters(found: Findings) -> str:
             Series("recall", steps, [100 * window.recall for window in quality.windows]),
             Series("right pairs dropped", steps, [100 * w.clean_dropped for w in quality.windows]),
         ]
-        parts = ", ".join(
-            f"{name} ({like.share:.0%} of them) {like.recall:.0%}"
-            for name, like in quality.likeness.items()
+        parts = "; ".join(
+            f"{name} captions ({part.share:.0%} of the wrong pairs) {part.precision:.0%} and "
+            f"{part.recall:.0%}"
+            for name, part in quality.rarity.items()
         )
-        note = f"Recall in the last quarter, by words that the wrong caption shares: {parts}."
+        note = "Precision and recall in the last quarter, where a caption's rarest word stands in "
+        note += f"{parts}."
         charts.append(draw(Curve(quality.run, lines, unit="%", note=note)))
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny_world import CONFIG, Tiny
 
 from benchmarks.study.arms import Arm, Contrast, Noise, Suite
-from benchmarks.study.filter_quality import filter_quality, recall_by_likeness
+from benchmarks.study.filter_quality import filter_quality, quality_by_rarity
 from benchmarks.study.findings import find, in_words
 from benchmarks.study.noise import exchange, is_exchanged, noisy_copy
 from benchmarks.study.page import write_page
@@ -161,11 +161,11 @@ class TestFilterQuality:
         first, second = filter_quality(run, windows=2)
         assert (first.step, first.precision, first.recall) == (3, 0.5, 1.0)
         assert first.clean_dropped == pytest.approx(12 / 36)
-        likeness = recall_by_likeness(run, share=1.0)
-        assert sum(like.share for like in likeness.values()) == pytest.approx(1)
-        caught = sum(like.recall * like.share for like in likeness.values() if like.share)
+        parts = quality_by_rarity(run, share=1.0)
+        assert sum(part.share for part in parts.values()) == pytest.approx(1)
+        caught = sum(part.recall * part.share for part in parts.values() if part.share)
         assert caught == pytest.approx(0.5)  # each was seen twice and dropped once
-        assert likeness["no word alike"].share == 0  # "over" is in every caption
+        assert parts["1 or 2"].share == 0  # each pattern stands in several captions
         assert second.step == 6
         assert math.isnan(second.precision)
         assert (second.recall, second.clean_dropped) == (0, 0)
