@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One COTS step: its order, what dropped, padded and broken rows do, and the scheduled numbers."""
+"""One COTS step: its order, and what dropped, padded and broken rows do."""
 
 import dataclasses
 import functools
@@ -15,12 +15,10 @@ import toy_model
 import toy_step
 from toy_step import CURSOR, STORED, b, compiled, k, make_knobs, make_state, only
 
-from cots_jax.config import HardwareConfig, Negatives, Switch, build_config
+from cots_jax.config import HardwareConfig, Negatives, Switch
 from cots_jax.data.masking import drop_words
 from cots_jax.data.transforms import normalise
 from cots_jax.objectives.contrastive import Rows
-from cots_jax.schedule import Clockwork
-from cots_jax.train.cots import CotsTask, read_schedules
 from cots_jax.train.mesh import make_mesh
 from cots_jax.train.step import WORD_DROPOUT, RowInputs
 
@@ -420,39 +418,3 @@ class TestBrokenSteps:
         assert new.step == 2
         assert new.skipped == 1
         assert new.method.queue.cursor == (CURSOR + b) % k
-
-
-class TestKnobs:
-    """What the host computes from the step alone."""
-
-    def knobs(self, step, batch, **method):
-        config = build_config(
-            {
-                "name": "x",
-                "data": {"train": "a#b", "eval": "a#c"},
-                "model": "tiny-16",
-                "duration": "100 steps",
-                "batch": batch,
-                "optimizer": {"learning_rate": "0 @ 0%, 1 @ 10%"},
-                "method": method,
-            }
-        )
-        task = object.__new__(CotsTask)
-        task.config = config
-        task.schedules = read_schedules(config, Clockwork(batch, 1000, 100))
-        return task.knobs(step)
-
-    @pytest.mark.parametrize("batch", [16, 64, 512])
-    def test_the_teacher_is_as_fast_at_any_batch(self, batch):
-        knobs = self.knobs(0, batch, momentum="0.99", reference_batch=64)
-        np.testing.assert_allclose(knobs.momentum, 0.99 ** (batch / 64), rtol=1e-6)
-        assert abs(knobs.momentum ** (64 / batch) - 0.99) < 1e-6
-
-    def test_schedules(self):
-        switches = {"weight_task": "0 @ 10%, 0.5 @ 40%", "weight_mvm": "0"}
-        switches["filter"] = {"warmup": "15%"}
-        knobs = [self.knobs(step, 16, **switches) for step in (0, 5, 25, 90)]
-        np.testing.assert_allclose([knob.learning_rate for knob in knobs], [0, 0.5, 1, 1])
-        np.testing.assert_allclose([knob.weights.task for knob in knobs], [0, 0, 0.25, 0.5])
-        assert {float(knob.weights.mvm) for knob in knobs} == {0.0}
-        assert [bool(knob.filter_warm) for knob in knobs] == [False, False, True, True]
