@@ -8,10 +8,14 @@ import shutil
 import tempfile
 
 import flax.struct
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A busy machine is no failure: no example of a property test has to end within some milliseconds.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 # A compilation cache for this test process and those it starts: whole programs compile the same
 # few steps again and again. Not shared by the workers, since JAX writes its entries in place.
