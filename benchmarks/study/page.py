@@ -51,7 +51,10 @@ def write_page(
 <style>
 {style}
 .scroll {{ overflow-x: auto; }}
-.scroll code {{ margin: 0; padding: 2px 6px; }}</style></head>
+.scroll code {{ margin: 0; padding: 2px 6px; }}
+.scroll th {{ white-space: nowrap; }}
+figcaption {{ overflow-wrap: anywhere; }}
+.results td:nth-child(2) {{ font-weight: 400; }}</style></head>
 <body><header><h1>{escape(suite.title)}</h1><dl class="facts">{shown}</dl></header>
 <main>{body}</main></body></html>
 """,
@@ -134,10 +137,16 @@ def _curves(runs: Sequence[Run]) -> str:
         key for log in logs.values() for row in log.rows for key in row if key.endswith("/r1")
     )
     charts = [
-        draw(Curve(key, [log.series(key, name) for name, log in logs.items()], unit="%"))
+        draw(Curve(_named(key), [log.series(key, name) for name, log in logs.items()], unit="%"))
         for key in keys
     ]
     return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def _named(key: str) -> str:
+    """`recall/SET/image_to_text/r1` -> `SET: image to text, R@1`."""
+    _, name, way, figure = key.split("/")
+    return f"{name}: {way.replace('_', ' ')}, {figure.replace('r', 'R@')}"
 
 
 def _runs(runs: Sequence[Run]) -> str:
