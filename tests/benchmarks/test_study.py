@@ -11,7 +11,7 @@ import pytest
 from doors import PROJECT
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_world import CONFIG, Tiny
+from tiny_world import CONFIG, Tiny, prepare_tiny
 
 from benchmarks.study.arms import Arm, Contrast, Noise, Suite
 from benchmarks.study.filter_quality import filter_quality, quality_by_rarity
@@ -25,6 +25,14 @@ from cots_jax.arguments import parse_arguments
 from cots_jax.data.records import open_split
 from cots_jax.data.shuffle import shuffled
 from cots_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> pathlib.Path:
+    """48 pairs to train on and 16 held out."""
+    root = tmp_path_factory.mktemp("pairs")
+    assert prepare_tiny(root).status == 0
+    return root / "data" / "tiny"
 
 
 class TestNoise:
@@ -48,23 +56,20 @@ class TestNoise:
         np.testing.assert_array_equal(givers, again[1])
         assert set(rows) != set(other[0])
 
-    @pytest.mark.xdist_group("tiny")
-    def test_a_copy_differs_in_the_captions_of_its_training_split_alone(
-        self, tiny: Tiny, tmp_path: pathlib.Path
-    ):
-        noise = Noise(str(tmp_path / "noisy"), str(tiny.root / "data" / "tiny"), 0.5)
+    def test_a_copy_differs_in_the_captions_of_its_training_split_alone(self, pairs, tmp_path):
+        noise = Noise(str(tmp_path / "noisy"), str(pairs), 0.5)
         assert noisy_copy(noise).outcome == "made"
         assert noisy_copy(noise).outcome == "already there"
         for split in ("train", "val"):
             with open_split(noise.of, split) as old, open_split(noise.folder, split) as new:
-                pairs = [(old.record(i), new.record(i)) for i in range(len(old))]
+                both = [(old.record(i), new.record(i)) for i in range(len(old))]
                 groups = len({new.record(i).group_id for i in range(len(new))})
-            changed = np.array([one.captions != other.captions for one, other in pairs])
-            assert all(one.image == other.image and one.id == other.id for one, other in pairs)
-            wrong = is_exchanged(noise.folder, len(pairs)) if split == "train" else changed & False
+            changed = np.array([one.captions != other.captions for one, other in both])
+            assert all(one.image == other.image and one.id == other.id for one, other in both)
+            wrong = is_exchanged(noise.folder, len(both)) if split == "train" else changed & False
             np.testing.assert_array_equal(changed, wrong)
             assert changed.sum() == (24 if split == "train" else 0)
-            assert groups == len(pairs)
+            assert groups == len(both)
 
 
 class TestStatistics:
@@ -142,9 +147,8 @@ class TestFindings:
 
 
 class TestFilterQuality:
-    @pytest.mark.xdist_group("tiny")
-    def test_precision_and_recall_by_hand(self, tiny: Tiny, tmp_path: pathlib.Path):
-        noise = Noise(str(tmp_path / "noisy"), str(tiny.root / "data" / "tiny"), 0.25)
+    def test_precision_and_recall_by_hand(self, pairs, tmp_path):
+        noise = Noise(str(tmp_path / "noisy"), str(pairs), 0.25)
         noisy_copy(noise)
         wrong = is_exchanged(noise.folder, 48)
         run = tmp_path / "run"
@@ -155,8 +159,8 @@ class TestFilterQuality:
         # The first epoch is 3 steps: drop all wrong pairs of it and as many right ones.
         right = np.flatnonzero(~wrong)[: wrong.sum()]
         steps = shuffled(np.arange(48), 3, 48).argsort() // 16 + 1
-        pairs = [*np.flatnonzero(wrong), *right]
-        lines = [json.dumps({"step": int(steps[pair]), "pair": int(pair)}) for pair in pairs]
+        drops = [*np.flatnonzero(wrong), *right]
+        lines = [json.dumps({"step": int(steps[pair]), "pair": int(pair)}) for pair in drops]
         (run / "dropped.jsonl").write_text("\n".join(lines) + "\n")
         first, second = filter_quality(run, windows=2)
         assert (first.step, first.precision, first.recall) == (3, 0.5, 1.0)

@@ -13,6 +13,7 @@ import pytest
 from sharded_run import LONG, SHORT
 
 HERE = pathlib.Path(__file__).parent
+pytestmark = pytest.mark.xdist_group("sharding")  # `runs` takes a minute: one worker makes it
 
 
 @pytest.fixture(scope="module")
