@@ -102,6 +102,21 @@ def test_zooming_out_keeps_the_mean_and_shows_the_fill_around():
     np.testing.assert_allclose(seen.mean(), 0.75, atol=1e-6)
 
 
+@pytest.mark.parametrize("view", ["tower", "tokenizer"])
+def test_what_lies_outside_has_the_value_that_was_asked_for(view):
+    """A picture of the fill's own value cannot be told from what lies around it."""
+    image = jnp.full((6, 1, 16, 16, 3), 51, jnp.uint8)
+
+    def seen(fill):
+        augmentation = _plain(shift=0.3, fill=fill)
+        if view == "tower":
+            return augment(_keys(), image, augmentation, 16)
+        return transforms.tokenizer_view(_keys(), image, augmentation, 16, jittered=True)
+
+    np.testing.assert_allclose(seen(0.2), 0.2, atol=1e-6)
+    assert np.asarray(seen(0.6)).max() == pytest.approx(0.6)
+
+
 def test_a_negative_extent_mirrors():
     picture = np.random.default_rng(0).random((16, 16, 3)).astype(np.float32)
     mirrored = _view(picture, extent=(1.0, -1.0))

@@ -205,7 +205,7 @@ def test_lower_precision_stays_near_and_keeps_its_parameters(precision):
         found = np.asarray(compiled(config)(params, x, bias), np.float32)
         grads = gradient(params, x, bias)
     wanted = oracle(x, bias, params, SMALL)
-    assert 0 < np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    assert 1e-4 < np.abs(found - wanted).max() / np.abs(wanted).max() < 0.05  # float32: 1e-7
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {np.dtype(np.float32)}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
