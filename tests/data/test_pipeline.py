@@ -140,6 +140,7 @@ def test_threads_change_nothing(make, threads):
 
 def test_no_cache_changes_nothing(make):
     memory, none = make(cache=Cache.MEMORY), make(cache=Cache.NONE)
+    assert (memory.cache, none.cache) == (Cache.MEMORY, Cache.NONE)
     _assert_same(_take(_train(memory), 6), _take(_train(none, threads=3), 6))
     _assert_same(list(image_batches(memory, 7)), list(image_batches(none, 7)))
     _assert_same(list(text_batches(memory, 7)), list(text_batches(none, 7)))
@@ -149,6 +150,7 @@ def test_auto_keeps_small_sets_in_memory(make, monkeypatch):
     assert make(cache=Cache.AUTO).cache == Cache.MEMORY
     monkeypatch.setattr(pipeline, "MEMORY_LIMIT", 20 * SIZE * SIZE * 3)
     assert make(cache=Cache.AUTO).cache == Cache.NONE
+    assert make(cache=Cache.MEMORY).cache == Cache.MEMORY  # asked for by name
 
 
 def test_restoring_continues_exactly(make):
