@@ -12,12 +12,13 @@ import numpy as np
 
 from cots_jax.batch import Batch
 from cots_jax.config import Switch, Task
+from cots_jax.data.image_tokens import token_facts
 from cots_jax.data.pipeline import Source, paired_evaluation_batches
 from cots_jax.data.records import read_facts
 from cots_jax.data.specs import parse_sources
 from cots_jax.data.tokenizer import text_masking
 from cots_jax.errors import UserError
-from cots_jax.image_tokenizer import load_frozen
+from cots_jax.image_tokenizer import ImageTokenizer, load_frozen
 from cots_jax.objectives.levels import TokenLevel, code_level, retrieval_kl, word_level
 from cots_jax.objectives.total import masked_patches
 from cots_jax.offline_tokenizer import evaluate_tokenizer
@@ -94,7 +95,8 @@ def _made_from(opened: Pretrained, sources: list[Source]) -> dict[str, Any]:
 def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: Path) -> Stored:
     size, length = opened.preprocessing.size, opened.config.data.text_length
     results, levels, examples, distances = [], [], [], {}
-    grid = 0 if load_frozen(folder) else opened.model.config.vision.side
+    image_tokenizer = load_frozen(folder) if "mvm" in opened.model.heads else None
+    grid = _token_grid(opened, sources)
     opening = open_sets(sources, opened.tokenizer, size=size, length=length, token_grid=grid)
     with opening as sets:
         for chosen in sets:
@@ -102,7 +104,7 @@ def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: P
                 opened.towers, opened.model, opened.preprocessing, chosen, opened.lineage
             )
             results.append(scored.result)
-            levels += check_levels(opened, folder, chosen)
+            levels += check_levels(opened, image_tokenizer, chosen)
             examples += _examples(chosen, scored)
             distances[chosen.name] = task_distance(opened, scored)
     log = folder / "metrics.jsonl"
@@ -135,8 +137,22 @@ def evaluate_embeddings(given: Embeddings, name: str, out: Path) -> Evaluation:
     return Evaluation(results, [], out / RESULTS)
 
 
-def check_levels(opened: Pretrained, folder: Path, chosen: EvaluationSet) -> list[LevelCheck]:
-    """What is known of the token level on this set; nothing for heads that were not trained."""
+def _token_grid(opened: Pretrained, sources: list[Source]) -> int:
+    """The grid of the codes beside the pictures; 0 where they are not those of the training."""
+    vision = opened.model.config.vision
+    wanted = (opened.image_tokens, vision.side, vision.image_size)
+    found = [token_facts(source.folder) for source in sources]
+    same = [facts and (facts.digest, facts.grid, facts.image_size) == wanted for facts in found]
+    return vision.side if all(same) else 0
+
+
+def check_levels(
+    opened: Pretrained, image_tokenizer: ImageTokenizer | None, chosen: EvaluationSet
+) -> list[LevelCheck]:
+    """What is known of the token level on this set; nothing for heads that were not trained.
+
+    image_tokenizer: of the run; None where its codes came with the pictures, or MVM was off.
+    """
     model, heads, name = opened.model, opened.heads(), chosen.name
     vision = model.config.vision
 
@@ -149,9 +165,7 @@ def check_levels(opened: Pretrained, folder: Path, chosen: EvaluationSet) -> lis
         masking = text_masking(opened.tokenizer)
         found = word_level(model, opened.towers, heads, masking, batches())
         checks += _token_checks("masked language modelling", name, found, 0.2)
-    image_tokenizer = load_frozen(folder) if "mvm" in model.heads else None
-    made_ahead = "mvm" in model.heads and chosen.table.token_facts is not None
-    if image_tokenizer is not None or made_ahead:
+    if image_tokenizer is not None or chosen.table.token_facts is not None:
         tokenize = image_tokenizer.ids if image_tokenizer is not None else None
         found = code_level(model, opened.towers, heads, tokenize, batches())
         checks += _token_checks("masked vision modelling", name, found, 0.1)

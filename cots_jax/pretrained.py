@@ -33,6 +33,7 @@ class Pretrained:
     lineage: Lineage
     step: int
     path: Path
+    image_tokens: str  # digest of the tokenizer whose codes were read from the shards; "" for none
 
     @classmethod
     def load(cls, folder: str | Path) -> "Pretrained":
@@ -60,6 +61,7 @@ class Pretrained:
             lineage=Lineage(tuple(facts["lineage"]), tuple(facts["fine_tuned_on"]), which),
             step=found.step,
             path=found.path,
+            image_tokens=facts.get("image_tokens", ""),
         )
 
     def identity(self) -> dict[str, Any]:

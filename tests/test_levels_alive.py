@@ -9,6 +9,7 @@ import pytest
 from doors import PROJECT, run_apart
 
 from cots_jax.data.specs import parse_sources
+from cots_jax.image_tokenizer import load_frozen
 from cots_jax.offline import check_levels, task_distance
 from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.evaluation import evaluate_set, open_sets
@@ -57,7 +58,7 @@ def open_held_out(run: pathlib.Path):
 def test_masked_words_and_codes_are_predicted_with_the_paired_feature(here):
     opened, sets = open_held_out(here / "runs/demo")
     with sets as (held_out,):
-        checks = check_levels(opened, here / "runs/demo", held_out)
+        checks = check_levels(opened, load_frozen(here / "runs/demo"), held_out)
     assert len(checks) == 4
     assert [check.name for check in checks if not check.alive] == []
 

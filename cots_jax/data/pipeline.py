@@ -148,7 +148,11 @@ class PairTable:
             return None
         of = [(self._source(row), row) for row in rows]
         ids = [self._tokens[source][row - self._first_record[source]] for source, row in of]
-        return np.stack(ids).astype(np.int32)
+        found = np.stack(ids).astype(np.int32)
+        if found.min() < 0 or found.max() >= self.token_facts.codes:
+            codes = f"{found.min()} to {found.max()} of {self.token_facts.codes}"
+            raise UserError(f"image tokens are damaged (codes {codes}): make the ids again")
+        return found
 
     def images_and_texts(self, pairs: Int32[np.ndarray, "b"]) -> "ImagesAndTexts":
         """Both sides of these pairs, each record read once."""
