@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 from doors import run_evaluate, run_main, run_prepare
@@ -86,3 +87,18 @@ def test_a_run_does_not_go_on_with_other_ids(ahead: Tiny) -> None:
     said = run_main(ahead.root, *flags)
     assert said.status == 1
     assert "not those that runs/ahead was trained with" in said.line
+
+
+def test_codes_for_another_model_do_not_keep_a_run_from_its_evaluation(
+    ahead: Tiny, tiny: Tiny
+) -> None:
+    """One that has no use for them: nothing was read beside its pictures."""
+    run = ahead.root / "runs" / "tiny"
+    shutil.copytree(tiny.run, run)
+    shutil.rmtree(run / "frozen")
+    file = ahead.root / "data" / "tiny" / "image_tokens.json"
+    file.write_text(file.read_text().replace('"grid": 2', '"grid": 24'))
+    said = run_evaluate(ahead.root, "--workdir=runs/tiny", "--again")
+    assert said.status == 0, said.err
+    assert said.out == tiny.evaluated.out
+    assert "masked vision modelling" not in said.err

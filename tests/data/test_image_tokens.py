@@ -168,6 +168,12 @@ class TestUnfit:
         with pytest.raises(UserError, match="belongs to other rows"):
             token_facts(folder)
 
+    def test_codes_beyond_the_codebook(self, tmp_path):
+        folder = make_folder(tmp_path / "d")
+        write_tokens(folder, facts_of(folder, codes=300), encode)
+        with pytest.raises(UserError, match="damaged .codes 0 to 302 of 300.: make the ids again"):
+            table_of(folder).image_tokens(np.arange(3, dtype=np.int32))
+
     def test_damage(self, tmp_path):
         folder = make_folder(tmp_path / "d")
         write_tokens(folder, facts_of(folder), encode)
