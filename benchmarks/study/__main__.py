@@ -23,7 +23,7 @@ from benchmarks.study.noise import noisy_copy
 from benchmarks.study.page import write_page
 from benchmarks.study.runs import all_runs, before, carry_out
 from benchmarks.study.suites import SUITES
-from cots_jax.errors import UserError
+from cots_jax.errors import UserError, nearest
 from cots_jax.files import write_whole
 
 
@@ -42,10 +42,14 @@ def main() -> int:
     options = parser.parse_args()
     suite = SUITES[options.suite].quick() if options.quick else SUITES[options.suite]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    runs = all_runs(suite, seeds, options.out)
-    if options.arms:
-        wanted = options.arms.split(",")
-        runs = [run for run in runs if run.arm.name in wanted]
+    arms = {arm.name: arm for arm in suite.arms}
+    wanted = options.arms.split(",") if options.arms else list(arms)
+    for name in wanted:
+        if name not in arms:
+            parser.error(f"no arm {name!r} in suite {options.suite}; {nearest(name, arms, 'arms')}")
+    if options.seeds < 1 or options.jobs < 1:
+        parser.error("--seeds and --jobs start at 1")
+    runs = [run for run in all_runs(suite, seeds, options.out) if run.arm.name in wanted]
     try:
         before(suite.first)
         for noise in suite.noise:

@@ -116,15 +116,14 @@ def in_words(found: Findings) -> str:
     """Tables for a terminal, in Markdown."""
     lines = ["| arm | set | R@1 i2t | R@1 t2i | rsum | seeds |", "| --- " * 6 + "|"]
     for row in found.arms:
-        cells = [_said(row.figures[key]) for key in FIGURES]
+        cells = [str(row.figures[key]) for key in FIGURES]
         seeds = row.figures["rsum"].seeds
         lines.append(f"| {row.arm} | {row.set} | {' | '.join(cells)} | {seeds} |")
     lines += ["", "| difference in rsum | set | mean | 95 % interval | seeds |", "| --- " * 5 + "|"]
     for contrast in found.contrasts:
         d = contrast.difference
-        interval = "one seed" if math.isinf(d.low) else f"{d.low:+.1f} to {d.high:+.1f}"
         what = f"{contrast.first} - {contrast.second}"
-        lines.append(f"| {what} | {contrast.set} | {d.mean:+.1f} | {interval} | {len(d.each)} |")
+        lines.append(f"| {what} | {contrast.set} | {d.mean:+.1f} | {d.interval} | {len(d.each)} |")
     return "\n".join([*lines, *_filters_in_words(found.filters)])
 
 
@@ -141,12 +140,6 @@ def _filters_in_words(filters: Sequence[FilterRow]) -> list[str]:
         cells += [f"{_share(p.precision)} / {_share(p.recall)}" for p in row.rarity.values()]
         lines.append(f"| {row.run} | {' | '.join(cells)} |")
     return lines
-
-
-def _said(found: Spread) -> str:
-    return f"{found.mean:.1f}" + (
-        "" if math.isnan(found.deviation) else f" ± {found.deviation:.1f}"
-    )
 
 
 def _share(value: float) -> str:

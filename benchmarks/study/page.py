@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A study as one HTML page: tables, curves, and a link from each figure to the run behind it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -11,7 +10,6 @@ from typing import Any
 from benchmarks.study.arms import Suite
 from benchmarks.study.findings import FIGURES, ContrastRow, Findings
 from benchmarks.study.runs import Run
-from benchmarks.study.statistics import Spread
 from cots_jax.files import write_whole
 from cots_jax.retrieval.curves import Curve, Series, draw
 from cots_jax.retrieval.metrics_log import read_metrics
@@ -79,7 +77,7 @@ def _recall(found: Findings, suite: Suite) -> str:
         rows = [
             [
                 f'<span title="{escape(suite.arm(row.arm).about)}">{escape(row.arm)}</span>',
-                *(_spread(row.figures[key]) for key in FIGURES),
+                *(str(row.figures[key]) for key in FIGURES),
                 str(row.figures["rsum"].seeds),
             ]
             for row in found.arms
@@ -90,22 +88,17 @@ def _recall(found: Findings, suite: Suite) -> str:
     return note + "\n".join(parts)
 
 
-def _spread(found: Spread) -> str:
-    return f"{found.mean:.1f}" + (
-        "" if math.isnan(found.deviation) else f" ± {found.deviation:.1f}"
-    )
-
-
 def _differences(contrasts: Sequence[ContrastRow]) -> str:
     rows = []
     for contrast in contrasts:
         d = contrast.difference
-        interval = "one seed" if math.isinf(d.low) else f"{d.low:+.1f} to {d.high:+.1f}"
         each = ", ".join(f"{value:+.1f}" for value in d.each)
         what = f"{contrast.first} − {contrast.second}"
-        rows.append([escape(what), escape(contrast.set), f"{d.mean:+.1f}", interval, each])
+        rows.append(
+            [escape(what), escape(contrast.set), f"{d.mean:+.1f}", d.interval, d.verdict, each]
+        )
     note = '<p class="note">In rsum; 95 % t-interval of the mean of the paired differences.</p>'
-    head = ("arms", "set", "mean", "95 % interval", "each seed")
+    head = ("arms", "set", "mean", "95 % interval", "verdict", "each seed")
     return note + _table(head, rows) if rows else ""
 
 

@@ -17,6 +17,10 @@ class Spread:
     deviation: float
     seeds: int
 
+    def __str__(self) -> str:
+        known = "" if math.isnan(self.deviation) else f" ± {self.deviation:.1f}"
+        return f"{self.mean:.1f}{known}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -26,6 +30,11 @@ class Difference:
     low: float
     high: float
     each: tuple[float, ...]
+
+    @property
+    def interval(self) -> str:
+        """In words."""
+        return "one seed" if math.isinf(self.low) else f"{self.low:+.1f} to {self.high:+.1f}"
 
     @property
     def verdict(self) -> str:

@@ -4,7 +4,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,8 +13,7 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from cots_jax.data.pipeline import PairTable
-from cots_jax.errors import UserError
-from cots_jax.train.logging import cut_after
+from cots_jax.train.logging import cut_after, refusals_explained
 
 FILE = "dropped.jsonl"
 
@@ -90,12 +89,5 @@ class DroppedLog:
         }
         return json.dumps(line, ensure_ascii=False) + "\n"
 
-    @contextlib.contextmanager
-    def _refusals_explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self._path} ({error.strerror}): make room or make it writable, "
-                "then start again"
-            ) from error
+    def _refusals_explained(self) -> contextlib.AbstractContextManager[None]:
+        return refusals_explained(str(self._path))

@@ -67,15 +67,20 @@ class MetricsLog:
             self._lines.close()
             self._events.close()
 
-    @contextlib.contextmanager
-    def _refusals_explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"cannot write the metrics in {self._workdir} ({error.strerror}): make room or "
-                "make it writable, then start again"
-            ) from error
+    def _refusals_explained(self) -> contextlib.AbstractContextManager[None]:
+        return refusals_explained(f"the metrics in {self._workdir}")
+
+
+@contextlib.contextmanager
+def refusals_explained(what: str) -> Iterator[None]:
+    """Turns the disk's refusal to write `what` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {what} ({error.strerror}): make room or make it writable, then start "
+            "again"
+        ) from error
 
 
 def to_line(step: int, metrics: Mapping[str, float | int]) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_world import CONFIG, Tiny, prepare_tiny
 
+from benchmarks.study import __main__ as study
 from benchmarks.study.arms import Arm, Contrast, Noise, Suite
 from benchmarks.study.filter_quality import filter_quality, quality_by_rarity
 from benchmarks.study.findings import find, in_words
@@ -173,6 +175,24 @@ class TestFilterQuality:
         assert second.step == 6
         assert math.isnan(second.precision)
         assert (second.recall, second.clean_dropped) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--arms=noise20-filtre"],
+            "no arm 'noise20-filtre' in suite noise; the nearest arms: noise20-filter",
+        ),
+        (["--seeds=0"], "--seeds and --jobs start at 1"),
+    ],
+)
+def test_wrong_flags_start_nothing(flags, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["study", "--suite=noise", *flags])
+    with pytest.raises(SystemExit) as left:
+        study.main()
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
