@@ -175,11 +175,7 @@ class DvaeTask:
 
     def evaluate(self, state: State) -> dict[str, float]:
         """Hard codes on held-out pictures: use of the codebook, error, and the error to beat."""
-        return {
-            f"dvae/{name}/{key}": value
-            for name, quality in self._qualities(state).items()
-            for key, value in dataclasses.asdict(quality).items()
-        }
+        return _named(self._qualities(state))
 
     def _qualities(self, state: State) -> dict[str, TokenizerQuality]:
         params = jax.device_put(jax.device_get(state.params), jax.local_devices()[0])
@@ -194,6 +190,15 @@ class DvaeTask:
 
     def finish(self, state: State) -> dict[str, Any]:
         """Refuses an unfit tokenizer (UserError), else marks it as fit with what was measured."""
-        for quality in self._qualities(state).values():
+        qualities = self._qualities(state)
+        for quality in qualities.values():
             quality.check(self.dvae.codes)
-        return {"fit": True, "measured": self.evaluate(state)}
+        return {"fit": True, "measured": _named(qualities)}
+
+
+def _named(qualities: dict[str, TokenizerQuality]) -> dict[str, float]:
+    return {
+        f"dvae/{name}/{key}": value
+        for name, quality in qualities.items()
+        for key, value in dataclasses.asdict(quality).items()
+    }
