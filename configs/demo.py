@@ -4,18 +4,22 @@
     make demo
     python -m cots_jax.main --config=configs/demo.py
     python -m cots_jax.main --config=configs/demo.py:contrastive   (instance level alone)
+    python -m cots_jax.main --config=configs/demo.py:clip          (a baseline; see methods.py)
 
 Every value is an own choice (O), tuned on the emoji_dev splits only; docs/demo_recipe.md has the
 table of what was tried.
 """
 
-from hardware import hardware, split_names
+from hardware import chosen, hardware
+from methods import METHODS, set_method
 from ml_collections import ConfigDict
+
+KINDS: dict[str, tuple[str, ...]] = {"method": METHODS, "length": ("smoke",)}
 
 
 def get_config(names: str = "") -> ConfigDict:
-    """`contrastive` switches the token and task levels off; `smoke` makes a run of seconds."""
-    variant, row = split_names(names, ("contrastive", "smoke"))
+    """A part or baseline of methods.py in the place of all levels; `smoke`: a run of seconds."""
+    found = chosen(names, KINDS)
     config = ConfigDict()
     config.name = "demo"
     config.seed = 0
@@ -72,14 +76,10 @@ def get_config(names: str = "") -> ConfigDict:
             "weight_decay": 0.05,
         }
     )
-    config.hardware = hardware(row)
-    if variant == "contrastive":
-        config.name = "demo-contrastive"
-        config.image_tokenizer = ""
-        for weight in ("mvm", "mlm", "task"):
-            config.method[f"weight_{weight}"] = "0"
-    if variant == "smoke":
-        config.name = "demo-smoke"
+    config.hardware = hardware(found["hardware row"])
+    set_method(config, found["method"])
+    if found["length"] == "smoke":
+        config.name = f"{config.name}-smoke"
         config.duration = "20 steps"
         config.log_every = "5 steps"
     return config

@@ -9,13 +9,16 @@
 The size is chosen for 20 minutes on two cores. Every value is an own choice (O).
 """
 
-from hardware import hardware, split_names
+from hardware import chosen, hardware
+from methods import METHODS, set_method
 from ml_collections import ConfigDict
+
+KINDS: dict[str, tuple[str, ...]] = {"method": METHODS}
 
 
 def get_config(names: str = "") -> ConfigDict:
-    """`contrastive` switches the token and task levels off."""
-    variant, row = split_names(names, ("contrastive",))
+    """A part or baseline of methods.py in the place of all levels."""
+    found = chosen(names, KINDS)
     config = ConfigDict()
     config.name = "flickr8k"
     config.seed = 0
@@ -69,10 +72,6 @@ def get_config(names: str = "") -> ConfigDict:
     config.optimizer = ConfigDict(
         {"learning_rate": "0 @ 0%, 1e-3 @ 8%, cosine 0 @ 100%", "weight_decay": 0.1}
     )
-    config.hardware = hardware(row)
-    if variant == "contrastive":
-        config.name = "flickr8k-contrastive"
-        config.image_tokenizer = ""
-        for weight in ("mvm", "mlm", "task"):
-            config.method[f"weight_{weight}"] = "0"
+    config.hardware = hardware(found["hardware row"])
+    set_method(config, found["method"])
     return config

@@ -5,8 +5,8 @@
     python -m cots_jax.main --config=configs/pretrain.py:cc14m,v5e-256
     python -m cots_jax.main --config=configs/pretrain.py:albef,h100-8
 
-Behind the colon stand data (`cc4m`, the default, or `cc14m`), a method (`cots`, the default, or the
-contrastive part of `brivl` or `albef`, for comparison), and a hardware row.
+Behind the colon stand data (`cc4m`, the default, or `cc14m`), a method (`cots`, the default, or one
+of methods.py, for comparison), and a hardware row.
 
 Each source is a folder made by `prepare`, with the codes of its pictures:
 
@@ -20,6 +20,7 @@ Tags: R = reported or remembered, not checked against the paper's text; O = own 
 """
 
 from hardware import chosen, hardware
+from methods import METHODS, set_method
 from ml_collections import ConfigDict
 
 SOURCES = {
@@ -30,7 +31,7 @@ SOURCES = {
 # What may stand behind the colon; a hardware row besides.
 KINDS: dict[str, tuple[str, ...]] = {
     "data": ("cc4m", "cc14m"),
-    "method": ("cots", "brivl", "albef"),
+    "method": ("cots", *METHODS),
 }
 
 
@@ -39,7 +40,7 @@ def get_config(names: str = "") -> ConfigDict:
     found = chosen(names, KINDS)
     data, method = found["data"] or "cc4m", found["method"] or "cots"
     config = ConfigDict()
-    config.name = f"pretrain-{data}" if method == "cots" else f"pretrain-{data}-{method}"
+    config.name = f"pretrain-{data}"
     config.seed = 0
     config.model = "b16-384"  # ViT-B/16 at 384 px, BERT-base, e = 256; R
     config.duration = "20 epochs"  # of (image, caption) pairs; O
@@ -111,26 +112,20 @@ def get_config(names: str = "") -> ConfigDict:
     )
     config.hardware = hardware(found["hardware row"])
     if method != "cots":
-        _contrastive_part(config, method)
+        set_method(config, method)
+        _set_sizes(config, method)
     return config
 
 
-def _contrastive_part(config: ConfigDict, method: str) -> None:
-    """Another method's contrast in the place of ours, the other levels and the filter off."""
-    for weight in ("mvm", "mlm", "task"):
-        config.method[f"weight_{weight}"] = "0"
-    config.method.filter.state = "off"
+def _set_sizes(config: ConfigDict, method: str) -> None:
+    """The sizes that a baseline was published with."""
     if method == "brivl":
         config.method.queue_length = 9_600  # pairs; R
-        config.method.temperature = 0.07  # R
         config.method.momentum = "0.99"  # R
     if method == "albef":
-        # Without its soft targets, its masked language modelling and its matching head.
         config.batch = 512  # pairs; R
         config.method.queue_length = 65_536  # pairs; R
-        config.method.negatives = "queue_and_batch"  # R
-        config.method.temperature = 0.07  # at the start; R
-        config.method.temperature_rule = "learned"  # R
-        config.method.temperature_range = (0.001, 0.5)  # R
         config.method.momentum = "0.995"  # R
         config.method.reference_batch = 512  # R
+    if method in ("clip", "siglip"):
+        config.batch = 32_768  # pairs; R

@@ -18,6 +18,7 @@ from cots_jax.schedule import schedule_values
 from cots_jax.switches import (
     Cache,
     Condition,
+    Contrast,
     Decayed,
     Direction,
     Forward,
@@ -119,9 +120,12 @@ class FilterConfig:
 class MethodConfig:
     """COTS. Every weight is a schedule."""
 
+    contrast: Contrast = Contrast.MOMENTUM
     queue_length: int = 12_800
     negatives: Negatives = Negatives.QUEUE
     same_group: SameGroup = SameGroup.MASK
+    soft_targets: str = "0"  # a schedule: share of the momentum towers' own row in the target
+    sigmoid_bias: float = -10.0  # of contrast = sigmoid, at the start
     temperature: float = 0.05  # at the start, where it is learned
     temperature_rule: TemperatureRule = TemperatureRule.FIXED
     temperature_range: tuple[float, ...] = (0.01, 0.5)  # of a learned one
@@ -283,6 +287,7 @@ def _check(config: Config) -> None:
             "largest area of a crop, or none"
         )
     _check_temperature(config.method)
+    _check_contrast(config)
     if config.method.masked.forward is Forward.SHARED:
         _check_shared(config)
     check_rows(config)
@@ -296,6 +301,28 @@ def _check_temperature(method: MethodConfig) -> None:
         raise UserError(
             f"config.method.temperature_range = {limits} should hold two numbers above 0 with "
             f"config.method.temperature = {method.temperature} between them"
+        )
+
+
+def _check_contrast(config: Config) -> None:
+    """What stands on momentum towers cannot be had without them: said, rather than ignored."""
+    method, contrast = config.method, config.method.contrast
+    if config.task is not Task.COTS or contrast is Contrast.MOMENTUM:
+        return
+    wrong = {
+        "method.queue_length=0": method.queue_length != 0,
+        "method.filter.state=off": method.filter.state is Switch.ON,
+        "method.filter.list_dropped=off": method.filter.list_dropped is Switch.ON,
+        "method.soft_targets=0": any(schedule_values(method.soft_targets, "soft_targets")),
+        "method.alignment.teacher=online": method.alignment.teacher is Teacher.MOMENTUM
+        and any(schedule_values(method.weight_task, "weight_task")),
+        "evaluation_towers=online": config.evaluation_towers is Towers.MOMENTUM,
+    }
+    needed = [f"config.{key}" for key, is_wrong in wrong.items() if is_wrong]
+    if needed:
+        raise UserError(
+            f"config.method.contrast = {contrast} has no momentum towers and no queue: set "
+            + ", ".join(needed)
         )
 
 
@@ -316,6 +343,7 @@ def _check_bounds(config: Config) -> None:
         "seed": (config.seed, 0, 2**31 - 1),
         "method.queue_length": (method.queue_length, 0, 2**27),
         "method.temperature": (method.temperature, 1e-3, 10.0),
+        "method.sigmoid_bias": (method.sigmoid_bias, -100.0, 100.0),
         "method.reference_batch": (method.reference_batch, 1, 2**27),
         "method.column_chunk": (method.column_chunk, 0, 2**27),
         "method.alignment.temperature": (method.alignment.temperature, 0.0, 10.0),
@@ -359,6 +387,7 @@ def _check_schedules(config: Config) -> None:
     bounds = {
         "optimizer.learning_rate": (config.optimizer.learning_rate, 0.0, 1e6),
         "method.momentum": (method.momentum, 0.0, 1.0),
+        "method.soft_targets": (method.soft_targets, 0.0, 1.0),
         **{key: (text, 0.0, 1e6) for key, text in weights.items()},
         "dvae.gumbel_temperature": (dvae.gumbel_temperature, 1e-3, 1e6),
         "dvae.kl_weight": (dvae.kl_weight, 0.0, 1e6),

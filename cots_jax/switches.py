@@ -11,6 +11,18 @@ class Task(enum.StrEnum):
     DVAE = "dvae"
 
 
+class Contrast(enum.StrEnum):
+    """What the instance level compares a pair with.
+
+    MOMENTUM: momentum keys, in queues (A). BATCH: the online features of the batch's other pairs,
+    which carry gradients, as in CLIP. SIGMOID: the same, each pair judged alone, as in SigLIP.
+    """
+
+    MOMENTUM = "momentum"
+    BATCH = "batch"
+    SIGMOID = "sigmoid"
+
+
 class Negatives(enum.StrEnum):
     """Where the contrastive negatives come from: the queue (R), or also the batch's keys (O)."""
 

@@ -2,6 +2,7 @@
 """The config: what it refuses and how it says so, and that every config file builds."""
 
 import ast
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -34,6 +35,14 @@ SMALLEST = {
     "model": "tiny-16",
     "duration": "10 steps",
     "batch": 16,
+}
+
+
+IN_BATCH = {
+    "method__contrast": "batch",
+    "method__queue_length": 0,
+    "method__filter__state": "off",
+    "method__weight_task": "0",
 }
 
 
@@ -121,6 +130,8 @@ class TestErrors:
             ({"optimizer__b2": 1.0}, r"config\.optimizer\.b2 = 1\.0 must lie"),
             ({"method__alignment__temperature": -0.1}, r"alignment\.temperature = -0\.1 must"),
             ({"method__filter__kappa": 0.0}, r"config\.method\.filter\.kappa = 0\.0 must lie"),
+            ({"method__soft_targets": "0 @ 0%, 2 @ 50%"}, r"config\.method\.soft_targets .* 2\.0"),
+            ({"method__contrast": "clip"}, r"choose one of momentum, batch, sigmoid"),
             ({"hardware__fsdp": 0}, r"config\.hardware\.fsdp = 0 must lie between 1"),
             ({"hardware__accumulate": 0}, r"config\.hardware\.accumulate = 0 must lie"),
         ],
@@ -161,6 +172,36 @@ class TestErrors:
             build_config(merged(given, data={"train": "a#b"}, batch=1))
 
 
+class TestInBatchContrast:
+    def test_it_wants_nothing_of_momentum(self):
+        assert build(**IN_BATCH).method.contrast == "batch"
+
+    @pytest.mark.parametrize(
+        ("changes", "remedy"),
+        [
+            ({"method__queue_length": 8}, "config.method.queue_length=0"),
+            ({"method__filter__state": "on"}, "config.method.filter.state=off"),
+            ({"method__filter__list_dropped": "on"}, "config.method.filter.list_dropped=off"),
+            ({"method__soft_targets": "0.4"}, "config.method.soft_targets=0"),
+            ({"evaluation_towers": "momentum"}, "config.evaluation_towers=online"),
+            (
+                {"method__weight_task": "1", "method__alignment__teacher": "momentum"},
+                "config.method.alignment.teacher=online",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("contrast", ["batch", "sigmoid"])
+    def test_what_stands_on_it_is_refused_by_name(self, contrast, changes, remedy):
+        with pytest.raises(UserError) as error:
+            build(**IN_BATCH | {"method__contrast": contrast} | changes)
+        said = f"contrast = {contrast} has no momentum towers and no queue: set {remedy}"
+        assert str(error.value).endswith(said)
+
+    def test_all_that_is_wrong_is_said_at_once(self):
+        with pytest.raises(UserError, match=r"queue_length=0, config\.method\.filter\.state=off"):
+            build(method__contrast="batch", method__queue_length=8)
+
+
 class TestArithmetic:
     def test_a_batch_that_does_not_divide_names_its_neighbours(self):
         message = r"batch 1000 does not divide over data=8 x fsdp=4 .*\(32\): use 992 or 1024"
@@ -190,8 +231,23 @@ class TestArithmetic:
             build(batch=96, hardware__chips=12, hardware__fsdp=8)
 
 
+def literal(file, wanted):
+    """A constant of a config file, which may be made of those above it."""
+    known = {}
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Assign):
+            with contextlib.suppress(NameError):
+                known[node.targets[0].id] = evaluated(node.value, **known)
+    return known[wanted]
+
+
+def evaluated(node, **known):
+    return eval(compile(ast.Expression(node), "config", "eval"), {"__builtins__": {}}, known)
+
+
 def variants():
     """FILE:NAMES of every file in configs/, read from its own call of split_names, or its KINDS."""
+    methods = literal(CONFIGS / "methods.py", "METHODS")
     for file in sorted(CONFIGS.glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             name = getattr(getattr(node, "func", None), "id", None)
@@ -199,14 +255,14 @@ def variants():
                 names = ast.literal_eval(node.args[1])
                 yield from (f"{file}:{variant}" for variant in ("", *names))
             elif isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "KINDS":
-                kinds = [("", *names) for names in ast.literal_eval(node.value).values()]
+                kinds = [("", *names) for names in evaluated(node.value, METHODS=methods).values()]
                 chosen = (",".join(filter(None, names)) for names in itertools.product(*kinds))
                 yield from (f"{file}:{names}" for names in chosen)
 
 
 class TestFiles:
     def test_every_file_is_found(self):
-        files = {file.name for file in CONFIGS.glob("*.py")} - {"hardware.py"}
+        files = {file.name for file in CONFIGS.glob("*.py")} - {"hardware.py", "methods.py"}
         assert {pathlib.Path(spec.partition(":")[0]).name for spec in variants()} == files
         assert len(list(variants())) > len(files)
 
@@ -219,7 +275,7 @@ class TestFiles:
             if text := getattr(config.data, key):
                 assert all("#" in part for part in text.split(","))
         assert "cots_jax.prepare" in config.data.prepare
-        clock = Clockwork(config.batch, 10_000)
+        clock = Clockwork(config.batch, 1_000_000)
         clock = dataclasses.replace(clock, total_steps=clock.steps(config.duration, "duration"))
         assert clock.total_steps > 0
         for key in ("checkpoint_every", "evaluate_every", "log_every", "diagnose_every"):
@@ -236,7 +292,7 @@ class TestFiles:
         spelled = [spec for spec in variants() if spec.endswith(":") or "pretrain" in spec]
         assert len(set(names)) >= len(names) - len(spelled) + 6
 
-    def test_pretraining_has_two_sets_of_data_and_three_methods(self):
+    def test_pretraining_has_two_sets_of_data_and_several_methods(self):
         def built(names):
             return build_config(load_config(f"{CONFIGS}/pretrain.py:{names}").to_dict())
 
@@ -251,7 +307,33 @@ class TestFiles:
         for method in (brivl, albef):
             assert {method.weight_mvm, method.weight_mlm, method.weight_task} == {"0"}
             assert method.filter.state is Switch.OFF
+        assert albef.soft_targets == "0 @ 0%, 0.4 @ 1 epoch"
+        assert brivl.soft_targets == ours.soft_targets == "0"
         assert {ours.weight_instance, ours.weight_mvm, ours.weight_mlm, ours.weight_task} == {"1"}
+
+    def test_parts_switch_levels_off(self):
+        levels = ("instance", "mvm", "mlm", "task")
+        wanted = {
+            "full": levels,
+            "contrastive": levels[:1],
+            "mvlm": levels[:3],
+            "kl": ("instance", "task"),
+            "clip": levels[:1],
+            "siglip": levels[:1],
+        }
+        for name, on in wanted.items():
+            suffix = "" if name == "full" else f":{name}"
+            config = build_config(load_config(f"{CONFIGS}/demo.py{suffix}").to_dict())
+            off = {level for level in levels if getattr(config.method, f"weight_{level}") == "0"}
+            assert off == set(levels) - set(on)
+            assert bool(config.image_tokenizer) == ("mvm" in on)
+
+    def test_in_batch_baselines_have_nothing_of_momentum(self):
+        contrasts = {"clip": "batch", "siglip": "sigmoid", "albef": "momentum", "": "momentum"}
+        for name, contrast in contrasts.items():
+            config = build_config(load_config(f"{CONFIGS}/flickr8k.py:{name}").to_dict())
+            assert config.method.contrast == contrast
+            assert (config.method.queue_length == 0) == (contrast != "momentum")
 
     @pytest.mark.parametrize("names", ["cc4m,cc14m", "brivl,albef"])
     def test_two_of_a_kind_are_refused(self, names):
@@ -284,7 +366,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("names", "message"),
         [
-            ("contrastive,smoke", "'contrastive' and 'smoke': name one variant only"),
+            ("contrastive,clip", "'contrastive' and 'clip': name one method only"),
             ("h100-8,smoke,cpu", "'h100-8' and 'cpu': name one hardware row only"),
         ],
     )
@@ -315,13 +397,7 @@ class TestFiles:
 
 
 def load_rows():
-    tree = ast.parse((CONFIGS / "hardware.py").read_text())
-    (rows,) = (
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "ROWS"
-    )
-    return ast.literal_eval(rows)
+    return literal(CONFIGS / "hardware.py", "ROWS")
 
 
 def test_a_source_without_a_split_is_refused():

@@ -3,10 +3,12 @@
 
 `L = w_instance L_instance + w_mvm L_mvm + w_mlm L_mlm + w_task L_task` (the sum with weights 1: R;
 a schedule for each: O). Denominators are those of the whole batch, so that pieces add up to it.
+Two parts: the token level reads a piece of the batch by itself; the instance and task levels
+compare features, with momentum keys piece by piece, with the batch's own for all rows at once.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -14,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cots_jax.config import Condition, Forward, Gradient, MethodConfig
+from cots_jax.config import Condition, Contrast, Forward, Gradient, MethodConfig
 from cots_jax.data.masking import MaskedText, masked_positions
 from cots_jax.models.two_stream import Params, TwoStream
 from cots_jax.models.vision import Encoded
@@ -22,6 +24,9 @@ from cots_jax.objectives.alignment import alignment_loss
 from cots_jax.objectives.contrastive import Rows, info_nce, reduce_rows
 from cots_jax.objectives.masked import gather_positions, masked_loss
 from cots_jax.objectives.queue import Columns
+from cots_jax.objectives.sigmoid import NAME as SIGMOID_BIAS
+from cots_jax.objectives.sigmoid import sigmoid_loss
+from cots_jax.objectives.soft_targets import soft_target_loss
 from cots_jax.objectives.sums import weighted_sum
 from cots_jax.objectives.temperature import Temperature, temperature_of
 
@@ -68,6 +73,8 @@ class Tools:
     paused: frozenset[str]  # those whose schedule is 0 at some steps: they cost nothing then
     tokenize: Callable[[Float[Array, "r t s s 3"]], Int[Array, "r n"]]  # views -> code ids
     gather: Callable[[Float[Array, "b e"]], Float[Array, "b e"]]  # the same rows on every device
+    spread: Callable[[Columns], Columns] = lambda columns: columns  # columns cut over the devices
+    soft_targets: bool = False  # whether their share is ever above 0
 
 
 @flax.struct.dataclass
@@ -78,35 +85,103 @@ class Losses:
     sums: Terms
 
 
+@flax.struct.dataclass
+class Candidates:
+    """What features are compared with: momentum keys of the same rows, and pieces of columns."""
+
+    keys: Rows
+    pieces: tuple[Columns, ...]
+
+
+@flax.struct.dataclass
+class TokenPass:
+    """The features of some pairs, and the token level's losses on them."""
+
+    rows: Rows
+    losses: Losses
+
+
 def losses(
     params: Params,
     tools: Tools,
     views: Views,
-    keys: Rows,
-    pieces: Sequence[Columns],
+    candidates: Candidates | None,
     weights: Terms,
     denominators: Terms,
+    soft_share: Any = 0.0,
 ) -> Losses:
     """Losses of these pairs; an objective whose weight is 0 at this step is not computed.
 
-    keys: momentum features of the same rows; pieces: candidate columns.
+    candidates: None where `tools.method.contrast` compares the pairs among themselves: then they
+    must be all of the batch. soft_share: of the momentum rows in the instance level's target.
     """
+    passed = token_losses(params, tools, views, weights, denominators)
+    compared = feature_losses(
+        params["heads"],
+        tools,
+        passed.rows,
+        views.weight,
+        candidates,
+        weights,
+        denominators,
+        soft_share,
+    )
+    return jax.tree.map(jnp.add, passed.losses, compared)
+
+
+def token_losses(
+    params: Params, tools: Tools, views: Views, weights: Terms, denominators: Terms
+) -> TokenPass:
+    """Encodes some pairs of the batch; the masked objectives on them."""
     towers, heads, model = params["towers"], params["heads"], tools.model
     inputs = _inputs(tools, views, weights)
     image = model.encode_image(towers, views.image, inputs.image_mask)
     text = model.encode_text(towers, inputs.text, views.text_length)
-    temperature = temperature_of(heads, tools.method)
     rows = Rows(tools.gather(image.joint), tools.gather(text.joint), views.group_id, views.row)
-    wanted: dict[str, Callable[[], Float[Array, ""]]] = {
-        "instance": lambda: _instance(rows, keys, pieces, tools.method, temperature, views.weight),
+    wanted = {
         "mvm": lambda: _mvm(towers, heads, tools, views, image, text),
         "mlm": lambda: _mlm(towers, heads, tools, views, image, text),
-        "task": lambda: _task(rows, keys, pieces, tools.method, temperature, views.weight),
     }
     zero = jnp.zeros((), rows.image.dtype)
+    return TokenPass(rows, _weighted(wanted, tools, weights, denominators, zero))
+
+
+def feature_losses(
+    heads: Params,
+    tools: Tools,
+    rows: Rows,
+    weight: Float[Array, "b"],
+    candidates: Candidates | None,
+    weights: Terms,
+    denominators: Terms,
+    soft_share: Any = 0.0,
+) -> Losses:
+    """The instance and the task level of the features of these pairs."""
+    if candidates is None:
+        pairs = Columns(rows.image, rows.text, rows.group_id, weight > 0, rows.row)
+        candidates = Candidates(rows, (tools.spread(pairs),))
+    temperature = temperature_of(heads, tools.method)
+    wanted = {
+        "instance": lambda: _instance(
+            heads, rows, candidates, tools, temperature, weight, soft_share
+        ),
+        "task": lambda: _task(rows, candidates, tools.method, temperature, weight),
+    }
+    zero = jnp.zeros((), rows.image.dtype)
+    return _weighted(wanted, tools, weights, denominators, zero)
+
+
+def _weighted(
+    wanted: Mapping[str, Callable[[], Float[Array, ""]]],
+    tools: Tools,
+    weights: Terms,
+    denominators: Terms,
+    zero: Float[Array, ""],
+) -> Losses:
+    """Sums of the objectives that are on; the others are 0."""
 
     def sum_of(name: str) -> Float[Array, ""]:
-        if name not in tools.active:
+        if name not in tools.active or name not in wanted:
             return zero
         if name not in tools.paused:
             return wanted[name]()
@@ -142,30 +217,38 @@ def _inputs(tools: Tools, views: Views, weights: Terms) -> _Inputs:
 
 
 def _instance(
+    heads: Params,
     rows: Rows,
-    keys: Rows,
-    pieces: Sequence[Columns],
-    method: MethodConfig,
+    candidates: Candidates,
+    tools: Tools,
     temperature: Temperature,
     weight: Array,
+    soft_share: Any,
 ) -> Float[Array, ""]:
-    rule = method.same_group
-    reduced = reduce_rows(rows, keys, pieces, temperature, rule, method.column_chunk)
-    return weighted_sum(info_nce(rows, keys, reduced, temperature, rule), weight).total
+    method, keys, pieces = tools.method, candidates.keys, candidates.pieces
+    rule, chunk = method.same_group, method.column_chunk
+    if method.contrast is Contrast.SIGMOID:
+        found = sigmoid_loss(rows, pieces[0], temperature, heads[SIGMOID_BIAS], rule)
+        return weighted_sum(found, weight).total
+    reduced = reduce_rows(rows, keys, pieces, temperature, rule, chunk)
+    found = info_nce(rows, keys, reduced, temperature, rule)
+    if tools.soft_targets:
+        soft = soft_target_loss(rows, keys, pieces, temperature, rule, chunk)
+        found = (1 - soft_share) * found + soft_share * soft
+    return weighted_sum(found, weight).total
 
 
 def _task(
     rows: Rows,
-    keys: Rows,
-    pieces: Sequence[Columns],
+    candidates: Candidates,
     method: MethodConfig,
     temperature: Temperature,
     weight: Array,
 ) -> Float[Array, ""]:
     kl = alignment_loss(
         rows,
-        keys,
-        pieces,
+        candidates.keys,
+        candidates.pieces,
         method.alignment,
         temperature,
         method.same_group,

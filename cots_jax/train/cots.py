@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
-from cots_jax.config import Config, MaskedUnit, Negatives, Towers
+from cots_jax.config import Config, Contrast, MaskedUnit, Negatives, Towers
 from cots_jax.data.masking import TextMasking, masked_count
 from cots_jax.data.pipeline import PairTable, training_batches
 from cots_jax.data.specs import distinct_names
@@ -49,6 +49,7 @@ class Schedules:
     learning_rate: Schedule
     momentum: Schedule
     weights: dict[str, Schedule]
+    soft_targets: Schedule
     filter_from: int  # first step at which the filter drops
 
     @property
@@ -76,6 +77,7 @@ def read_schedules(config: Config, clock: Clockwork) -> Schedules:
         parse_schedule(rate, clock, "config.optimizer.learning_rate"),
         parse_schedule(method.momentum, clock, "config.method.momentum"),
         weights,
+        parse_schedule(method.soft_targets, clock, "config.method.soft_targets"),
         clock.steps(method.filter.warmup, "config.method.filter.warmup"),
     )
 
@@ -120,6 +122,7 @@ class CotsTask:
             image_tokenizer=image_tokenizer.config if image_tokenizer else None,
             tokenizer_pieces=config.hardware.tokenizer_pieces,
             accumulate=config.hardware.accumulate,
+            soft_targets=self.schedules.soft_targets.ever_positive,
         )
         self.step = jax.jit(self._step, donate_argnums=0)
 
@@ -144,6 +147,8 @@ class CotsTask:
             return jax.device_put(new, old.sharding)
 
         params = jax.tree.map(placed, merged(state.params, self.initial), state.params)
+        if not state.method:
+            return dataclasses.replace(state, params=params)
         teacher = jax.tree.map(jnp.copy, params["towers"])  # a buffer of its own
         method = dataclasses.replace(state.method, momentum_params=teacher)
         return dataclasses.replace(state, params=params, method=method)
@@ -165,23 +170,24 @@ class CotsTask:
 
     def trees(self, state: State) -> dict[str, Any]:
         """The state as checkpoint items; using a model restores `towers` only."""
-        towers = {"online": state.params["towers"], "momentum": state.method.momentum_params}
-        return {
-            "towers": towers,
+        training = {"step": state.step, "skipped": state.skipped, "opt_state": state.opt_state}
+        items = {
+            "towers": {"online": state.params["towers"]},
             "heads": state.params["heads"],
-            "method": {"queue": state.method.queue, "filter": state.method.filter},
-            "training": {
-                "step": state.step,
-                "skipped": state.skipped,
-                "opt_state": state.opt_state,
-            },
+            "training": training,
         }
+        if state.method:
+            items["towers"]["momentum"] = state.method.momentum_params
+            items["method"] = {"queue": state.method.queue, "filter": state.method.filter}
+        return items
 
     def restored(self, path: Path, like: State) -> State:
         """The state of a checkpoint, placed like `like`."""
         items = {name: checkpoint.restore(path, name, t) for name, t in self.trees(like).items()}
         params = {"towers": items["towers"]["online"], "heads": items["heads"]}
-        method = Method(items["towers"]["momentum"], **items["method"])
+        method: Any = like.method
+        if method:
+            method = Method(items["towers"]["momentum"], **items["method"])
         return State(params=params, method=method, **items["training"])
 
     def facts(self) -> dict[str, Any]:
@@ -226,6 +232,7 @@ class CotsTask:
             momentum=np.float32(momentum),
             weights=Terms(**{name: np.float32(value) for name, value in weights.items()}),
             filter_warm=np.bool_(step >= schedules.filter_from),
+            soft_share=np.float32(schedules.soft_targets(step)),
         )
 
     def logged(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
@@ -233,12 +240,15 @@ class CotsTask:
         out = {name: value for name, value in metrics.items() if not name.startswith("kept/")}
         folders = [Path(source.folder).name for source in self.table.sources]
         for number, name in enumerate(distinct_names(self.table.sources, folders)):
-            out[f"kept/{name}"] = metrics[f"kept/{number}"]
+            if f"kept/{number}" in metrics:
+                out[f"kept/{name}"] = metrics[f"kept/{number}"]
         chances = {
             "instance": 2 * math.log1p(max(metrics["columns"], 0)),
             "mvm": math.log(max(self.model.codes, 1)),
             "mlm": math.log(self.tokenizer.vocab_size),
         }
+        if self.config.method.contrast is Contrast.SIGMOID:
+            del chances["instance"]  # a loss over single pairs, whose bias is learned
         # The numbers are of the step before `step`; an objective that was off has none.
         weights = self.schedules.weights
         on = {name for name in self.schedules.active if weights[name](step - 1) > 0}
@@ -312,7 +322,8 @@ class CotsTask:
                     f"the image tokenizer has a grid of {grid} x {grid} codes, the image tower "
                     f"{side} x {side} patches: they must agree, so train or name another tokenizer"
                 )
-        if not method.queue_length and method.negatives is Negatives.QUEUE:
+        momentum = method.contrast is Contrast.MOMENTUM
+        if momentum and not method.queue_length and method.negatives is Negatives.QUEUE:
             raise UserError(
                 "config.method.queue_length = 0 leaves no negatives: give it a length, or set "
                 "config.method.negatives=queue_and_batch"

@@ -4,7 +4,8 @@
 Order (contract): keys from the momentum towers as found; filter statistics over the global batch,
 then its rows judged; losses against the queue as found; optimizer; momentum from the new
 parameters; enqueue. No negative carries a gradient, so a batch may be cut into pieces: all keys,
-decisions and denominators first, then gradients piece by piece, one update, one enqueue.
+decisions and denominators first, then gradients piece by piece, one update, one enqueue. The
+baselines that compare a batch with itself have no keys, queue or filter; see gradcache.py.
 """
 
 import dataclasses
@@ -18,7 +19,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from cots_jax.batch import Batch
-from cots_jax.config import MethodConfig, Negatives, Switch, TemperatureRule, TokenizerInput
+from cots_jax.config import (
+    Contrast,
+    MethodConfig,
+    Negatives,
+    Switch,
+    TemperatureRule,
+    TokenizerInput,
+)
 from cots_jax.data.masking import MaskedText, TextMasking, drop_words, mask_text
 from cots_jax.data.transforms import Augmentation, augment, tokenizer_view
 from cots_jax.models.image_tokens import TokenizerConfig, picture_ids
@@ -32,9 +40,22 @@ from cots_jax.objectives.momentum_filter import (
     judge,
 )
 from cots_jax.objectives.queue import Columns, Queue, empty_queue, enqueue, queue_columns
+from cots_jax.objectives.sigmoid import fresh_bias
 from cots_jax.objectives.temperature import clamped, fresh_temperature, temperature_of
-from cots_jax.objectives.total import Losses, Terms, Tools, Views, denominators, losses
+from cots_jax.objectives.total import (
+    Candidates,
+    Losses,
+    Terms,
+    TokenPass,
+    Tools,
+    Views,
+    denominators,
+    feature_losses,
+    losses,
+    token_losses,
+)
 from cots_jax.train.dropped import Judged
+from cots_jax.train.gradcache import cached_gradients, summed_gradients
 from cots_jax.train.mesh import by_rows, row_shards, state_shardings, whole
 from cots_jax.train.state import State, advance, fresh_state, unless_broken
 
@@ -62,6 +83,7 @@ class Knobs:
     momentum: Any  # already converted to this batch
     weights: Terms
     filter_warm: Any  # bool: whether the filter drops
+    soft_share: Any = 0.0  # of the momentum rows in the instance level's target
 
 
 @flax.struct.dataclass
@@ -81,8 +103,8 @@ class Gradients:
     grads: Params
     losses: Losses
     denominators: Terms
-    keys: Rows
-    judgement: Judgement
+    keys: Rows | None  # of the momentum towers, where there are any
+    judgement: Judgement | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +122,16 @@ class CotsStep:
     image_tokenizer: TokenizerConfig | None = None
     tokenizer_pieces: int = 1
     accumulate: int = 1
+    soft_targets: bool = False  # whether their share is ever above 0
 
     def fresh(self, keys: Key[Array, "2"], sources: int) -> State:
         """The state at step 0, of one device; the keys are for the towers and for the heads."""
         towers = self.model.init_towers(keys[0])
-        heads = self.model.init_heads(keys[1]) | fresh_temperature(self.method)
+        heads = self.model.init_heads(keys[1])
+        heads = heads | fresh_temperature(self.method) | fresh_bias(self.method)
+        params = {"towers": towers, "heads": heads}
+        if self.method.contrast is not Contrast.MOMENTUM:
+            return fresh_state(params, self.optimizer, {})
         copy = jax.tree.map(jnp.copy, towers)  # a buffer of its own: the state is donated
         queue = empty_queue(
             self.method.queue_length,
@@ -112,7 +139,7 @@ class CotsStep:
             row_shards(self.mesh) * max(1, self.method.column_chunk),
         )
         method = Method(copy, queue, empty_filter(sources))
-        return fresh_state({"towers": towers, "heads": heads}, self.optimizer, method)
+        return fresh_state(params, self.optimizer, method)
 
     def __call__(
         self, state: State, frozen: Params, batch: Batch, knobs: Knobs
@@ -122,66 +149,80 @@ class CotsStep:
         norm = optax.tree.norm(found.grads)
         new = advance(state, found.grads, knobs.learning_rate, self.optimizer)
         new = dataclasses.replace(new, params=clamped(new.params, self.method))
+        new = dataclasses.replace(new, method=self._next(state.method, found, batch, knobs, new))
+        finite = jnp.isfinite(norm) & jnp.isfinite(found.losses.total)
+        new = unless_broken(new, state, finite)
+        # Left to XLA, small arrays come back cut otherwise: a second compilation, no donation.
+        new = jax.lax.with_sharding_constraint(new, state_shardings(self.mesh, new))
+        metrics = self._metrics(found, batch, state.method, norm)
+        if self.method.temperature_rule is TemperatureRule.LEARNED:
+            temperature = temperature_of(state.params["heads"], self.method)
+            metrics["temperature"] = jnp.asarray(temperature)
+        if self.method.filter.list_dropped is Switch.ON and found.judgement is not None:
+            judged = self._judged(found.judgement, batch)
+            return new, metrics | {"skipped": new.skipped, "judged": judged}
+        return new, metrics | {"skipped": new.skipped}
+
+    def _next(self, method: Any, found: Gradients, batch: Batch, knobs: Knobs, new: State) -> Any:
+        """Momentum from the new parameters; the keys into the queue."""
+        if found.keys is None or found.judgement is None:
+            return method
         a = knobs.momentum
         momentum_params = jax.tree.map(
-            lambda m, p: a * m + (1 - a) * p, state.method.momentum_params, new.params["towers"]
+            lambda m, p: a * m + (1 - a) * p, method.momentum_params, new.params["towers"]
         )
         queue = enqueue(
-            state.method.queue,
+            method.queue,
             found.keys.image,
             found.keys.text,
             batch.group_id,
             found.judgement.keep,
             length=self.method.queue_length,
         )
-        new = dataclasses.replace(new, method=Method(momentum_params, queue, found.judgement.state))
-        finite = jnp.isfinite(norm) & jnp.isfinite(found.losses.total)
-        new = unless_broken(new, state, finite)
-        # Left to XLA, small arrays come back cut otherwise: a second compilation, no donation.
-        new = jax.lax.with_sharding_constraint(new, state_shardings(self.mesh, new))
-        metrics = self._metrics(found, batch, state.method.queue, norm)
-        if self.method.temperature_rule is TemperatureRule.LEARNED:
-            temperature = temperature_of(state.params["heads"], self.method)
-            metrics["temperature"] = jnp.asarray(temperature)
-        if self.method.filter.list_dropped is Switch.ON:
-            judged = self._judged(found.judgement, batch)
-            return new, metrics | {"skipped": new.skipped, "judged": judged}
-        return new, metrics | {"skipped": new.skipped}
+        return Method(momentum_params, queue, found.judgement.state)
 
     def gradients(self, state: State, frozen: Params, batch: Batch, knobs: Knobs) -> Gradients:
-        """Keys, filter, then the loss and its gradients piece by piece."""
+        """Keys and filter where there are any, then the loss and its gradients piece by piece."""
         b = batch.weight.shape[0]
         step_key = jax.random.fold_in(jax.random.key(knobs.seed), state.step)
         rows = RowInputs(batch, jax.random.split(step_key, b), jnp.arange(b), batch.weight)
-        keys = self._momentum_keys(state.method.momentum_params, rows)
-        judgement = self._judge(state.method.filter, keys, batch, knobs)
-        rows = dataclasses.replace(rows, weight=jnp.where(judgement.keep, batch.weight, 0))
-        columns = [queue_columns(state.method.queue)]
-        if self.method.negatives is Negatives.QUEUE_AND_BATCH:
-            columns.append(self._batch_columns(keys, batch, judgement))
+        keys, judgement, columns = None, None, ()
+        if self.method.contrast is Contrast.MOMENTUM:
+            keys = self._momentum_keys(state.method.momentum_params, rows)
+            judgement = self._judge(state.method.filter, keys, batch, knobs)
+            rows = dataclasses.replace(rows, weight=jnp.where(judgement.keep, batch.weight, 0))
+            columns = (queue_columns(state.method.queue),)
+            if self.method.negatives is Negatives.QUEUE_AND_BATCH:
+                columns = *columns, self._batch_columns(keys, batch, judgement)
         masked = self._mask_texts(rows)
         counts = denominators(self._views(rows, masked, with_image=False), self.model)
         pieces = (self._cut(rows), self._cut(masked), self._cut(keys))
 
-        def piece_loss(params: Params, piece: Any) -> tuple[Array, Losses]:
+        def piece_losses(params: Params, piece: Any) -> Losses:
             piece_rows, piece_masked, piece_keys = piece
             views = self._views(piece_rows, piece_masked)
             tools = self._tools(frozen, piece_rows)
-            found = losses(params, tools, views, piece_keys, columns, knobs.weights, counts)
-            return found.total, found
+            candidates = None if piece_keys is None else Candidates(piece_keys, columns)
+            return losses(params, tools, views, candidates, knobs.weights, counts, knobs.soft_share)
 
-        gradient = jax.grad(piece_loss, has_aux=True)
-        first = jax.tree.map(lambda leaf: leaf[0], pieces)
-        if self.accumulate == 1:
-            grads, found = gradient(state.params, first)
+        def encode(params: Params, piece: Any) -> TokenPass:
+            piece_rows, piece_masked, _ = piece
+            views = self._views(piece_rows, piece_masked)
+            tools = self._tools(frozen, piece_rows)
+            return token_losses(params, tools, views, knobs.weights, counts)
+
+        def compare(params: Params, image: Array, text: Array) -> Losses:
+            features = Rows(image, text, batch.group_id, rows.row)
+            tools = self._tools(frozen, rows)
+            heads, weight = params["heads"], rows.weight
+            return feature_losses(heads, tools, features, weight, None, knobs.weights, counts)
+
+        if keys is None and self.accumulate > 1:
+            grads, found = cached_gradients(
+                state.params, pieces, encode, compare, self._join, self._cut
+            )
         else:
-            shape = jax.eval_shape(gradient, state.params, first)
-            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
-
-            def add(so_far: Any, piece: Any) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, so_far, gradient(state.params, piece)), None
-
-            (grads, found), _ = jax.lax.scan(add, nothing, pieces)
+            grads, found = summed_gradients(state.params, pieces, piece_losses)
         return Gradients(grads, found, counts, keys, judgement)
 
     def _tools(self, frozen: Params, rows: RowInputs) -> Tools:
@@ -196,7 +237,16 @@ class CotsStep:
                 pixels = self._tokenizer_pixels(rows, config.image_size, jittered=not clean)
             return picture_ids(config, frozen, pixels, self.tokenizer_pieces)
 
-        return Tools(self.model, self.method, self.active, self.paused, tokenize, self._gather)
+        return Tools(
+            self.model,
+            self.method,
+            self.active,
+            self.paused,
+            tokenize,
+            self._gather,
+            lambda columns: jax.lax.with_sharding_constraint(columns, by_rows(self.mesh)),
+            self.soft_targets,
+        )
 
     def _gather(self, x: Array) -> Array:
         return jax.lax.with_sharding_constraint(x, whole(self.mesh))
@@ -312,9 +362,9 @@ class CotsStep:
         return jax.tree.map(join, tree)
 
     def _metrics(
-        self, found: Gradients, batch: Batch, queue: Queue, norm: Array
+        self, found: Gradients, batch: Batch, method: Any, norm: Array
     ) -> dict[str, Array]:
-        """`queue` as the losses found it."""
+        """`method` as the losses found it."""
         means = jax.tree.map(
             lambda total, count: total / jnp.where(count > 0, count, 1),
             found.losses.sums,
@@ -326,15 +376,17 @@ class CotsStep:
             "tower_gradient_norm": optax.tree.norm(found.grads["towers"]),
         }
         metrics |= {f"loss/{name}": getattr(means, name) for name in sorted(self.active)}
-        real = batch.weight > 0
-        for source in range(found.judgement.state.count.shape[0]):
+        real, judgement = batch.weight > 0, found.judgement
+        if judgement is None:
+            return metrics | {"columns": jnp.sum(real) - 1}
+        for source in range(judgement.state.count.shape[0]):
             mine = real & (batch.source == source)
-            kept = jnp.sum(mine & found.judgement.keep) / jnp.maximum(jnp.sum(mine), 1)
+            kept = jnp.sum(mine & judgement.keep) / jnp.maximum(jnp.sum(mine), 1)
             metrics[f"kept/{source}"] = kept
-        columns = jnp.sum(queue.valid)
+        columns = jnp.sum(method.queue.valid)
         if self.method.negatives is Negatives.QUEUE_AND_BATCH:
-            columns = columns + jnp.sum(found.judgement.keep) - 1
+            columns = columns + jnp.sum(judgement.keep) - 1
         metrics["columns"] = columns
-        similarity = jnp.where(real, found.judgement.similarity, 0)
+        similarity = jnp.where(real, judgement.similarity, 0)
         metrics["similarity"] = jnp.sum(similarity) / jnp.maximum(jnp.sum(real), 1)
         return metrics

@@ -41,6 +41,7 @@ from cots_jax.config import (
 from cots_jax.objectives.contrastive import Rows
 from cots_jax.objectives.total import (
     OBJECTIVES,
+    Candidates,
     Terms,
     denominators,
     losses,
@@ -150,7 +151,7 @@ def gradient_jaxpr(tools):
 
     def loss(params):
         counts = denominators(views, tools.model)
-        return losses(params, tools, views, keys, [queue], weights, counts).total
+        return losses(params, tools, views, Candidates(keys, (queue,)), weights, counts).total
 
     return jax.make_jaxpr(jax.grad(loss))(params_of(METHOD)).jaxpr
 

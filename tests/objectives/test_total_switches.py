@@ -33,6 +33,7 @@ from cots_jax.config import (
 from cots_jax.objectives.contrastive import Rows
 from cots_jax.objectives.total import (
     OBJECTIVES,
+    Candidates,
     Terms,
     denominators,
     losses,
@@ -100,7 +101,7 @@ class TestSharedForward:
         counts = denominators(views, model)
         tools = dataclasses.replace(tools, model=model)
         params = jax.tree.map(jnp.asarray, params_of(self.SHARED))
-        losses(params, tools, views, keys, [queue], Terms(1, 1, 1, 1), counts)
+        losses(params, tools, views, Candidates(keys, (queue,)), Terms(1, 1, 1, 1), counts)
         assert sorted(calls) == ["image", "text"]
 
 
@@ -117,7 +118,8 @@ class TestLearnedTemperature:
             params = jax.tree.map(jnp.asarray, params_of(method))
             params["heads"] |= {"log_temperature": log_temperature}
             counts = denominators(views, tools.model)
-            return losses(params, tools, views, keys, [queue], weights, counts).total
+            found = Candidates(keys, (queue,))
+            return losses(params, tools, views, found, weights, counts).total
 
         return quick.jit(jax.value_and_grad(of))
 

@@ -19,6 +19,7 @@ from cots_jax.objectives.contrastive import Rows
 from cots_jax.objectives.queue import Columns
 from cots_jax.objectives.total import (
     OBJECTIVES,
+    Candidates,
     Terms,
     Tools,
     Views,
@@ -86,7 +87,7 @@ def compiled(method, active, paused, gradient):
 
     def loss(params, views, keys, queue, weights):
         counts = denominators(views, tools.model)
-        found = losses(params, tools, views, keys, [queue], weights, counts)
+        found = losses(params, tools, views, Candidates(keys, (queue,)), weights, counts)
         return found.total, (found.sums, counts)
 
     return quick.jit(jax.value_and_grad(loss, has_aux=True) if gradient else loss)
