@@ -10,19 +10,16 @@ stopped goes on. Tables go to standard output, everything to OUT/SUITE/study.jso
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import jax
-
-from benchmarks.study.findings import find, in_words
+from benchmarks.study.circumstances import circumstances
+from benchmarks.study.findings import find
 from benchmarks.study.noise import noisy_copy
 from benchmarks.study.page import write_page
-from benchmarks.study.runs import all_runs, before, carry_out
+from benchmarks.study.runs import all_runs, before, carry_out, with_equal_time
 from benchmarks.study.suites import SUITES
+from benchmarks.study.words import in_words
 from cots_jax.errors import UserError, nearest
 from cots_jax.files import write_whole
 
@@ -49,12 +46,13 @@ def main() -> int:
             parser.error(f"no arm {name!r} in suite {options.suite}; {nearest(name, arms, 'arms')}")
     if options.seeds < 1 or options.jobs < 1:
         parser.error("--seeds and --jobs start at 1")
-    runs = [run for run in all_runs(suite, seeds, options.out) if run.arm.name in wanted]
     try:
         before(suite.first)
         for noise in suite.noise:
             noisy_copy(noise)
-        carry_out(runs, options.jobs, options.data)
+        suite = with_equal_time(suite, options.out)
+        runs = [run for run in all_runs(suite, seeds, options.out) if run.arm.name in wanted]
+        carry_out(runs, options.jobs, options.data or suite.data)
     except UserError as error:
         print(f"study: {error}", file=sys.stderr)
         return 1
@@ -63,28 +61,14 @@ def main() -> int:
         "suite": suite.name,
         "title": suite.title,
         "command": "python -m benchmarks.study " + " ".join(sys.argv[1:]),
-        **_circumstances(),
+        **circumstances(),
     }
-    commands = {run.folder.name: " ".join(["python -m", *run.training]) for run in runs}
     folder = options.out / suite.name
-    content = {**facts, "commands": commands, **found.to_json()}
+    content = {**facts, **found.to_json()}
     write_whole(folder / "study.json", json.dumps(content, indent=1) + "\n")
     write_page(folder / "index.html", suite, facts, found, runs)
     print(in_words(found))
     return 0
-
-
-def _circumstances() -> dict[str, Any]:
-    """Commit, machine and versions."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
-    ).stdout.strip()
-    return {
-        "commit": commit or "unknown",
-        "machine": f"{platform.processor() or platform.machine()}, {jax.devices()[0].device_kind}",
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ class Arm:
     config: str  # FILE:names
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     about: str = ""
+    as_long_as: str = ""  # the arm whose time it is given; its steps follow from the cost of both
+    group: str = ""  # of settings that are tried for the same thing
 
     def flags(self, seed: int) -> list[str]:
         """The flags of `python -m cots_jax.main`, less the workdir."""
@@ -39,6 +41,17 @@ class Noise:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ladder:
+    """One method trained for longer and longer: the arms by length, the shortest first.
+
+    Its plateau is the length that is best on the sets that are looked at during training.
+    """
+
+    method: str
+    arms: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Suite:
     """Arms that are trained with every seed, and the contrasts that are drawn from them."""
 
@@ -48,6 +61,8 @@ class Suite:
     contrasts: tuple[Contrast, ...]
     first: tuple[tuple[str, ...], ...] = ()  # commands (flags of `python -m`) that come before
     noise: tuple[Noise, ...] = ()
+    data: str = ""  # FOLDER#SPLIT,… to evaluate on, in the place of the config's
+    ladders: tuple[Ladder, ...] = ()
     quick_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)  # set by --quick
 
     def arm(self, name: str) -> Arm:

@@ -4,12 +4,13 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.study.arms import Suite
+import numpy as np
+
+from benchmarks.study.arms import Contrast, Ladder, Suite
 from benchmarks.study.filter_quality import (
-    RARITY,
     Part,
     Window,
     filter_quality,
@@ -28,6 +29,16 @@ class ArmRow:
     arm: str
     set: str
     figures: dict[str, Spread]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One of the settings that were tried for the same thing: mean rsum over the sets."""
+
+    group: str
+    arm: str
+    keys: Mapping[str, str]
+    rsum: Spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +61,44 @@ class FilterRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rung:
+    """One length of a ladder: rsum on the sets looked at in training, mean over them."""
+
+    arm: str
+    looked_at: Spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Plateau:
+    """Where a method is best when it is trained for longer and longer."""
+
+    method: str
+    rungs: tuple[Rung, ...]
+    best: str  # the arm
+    reached: bool  # whether something longer was tried and was no better
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRow:
+    """One run: what made it and what it found."""
+
+    run: str
+    seed: int
+    command: str
+    made: Mapping[str, Any]
+    results: Mapping[str, Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Findings:
     """All of it."""
 
     arms: tuple[ArmRow, ...]
     contrasts: tuple[ContrastRow, ...]
     filters: tuple[FilterRow, ...]
+    plateaus: tuple[Plateau, ...]
+    settings: tuple[Setting, ...]  # of each group the best first
+    runs: tuple[RunRow, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, NaN and infinities as None."""
@@ -72,8 +115,11 @@ def find(suite: Suite, runs: Sequence[Run]) -> Findings:
         for name in sets if of else ():
             figures = {key: spread([found[name][key] for found in of]) for key in FIGURES}
             arms.append(ArmRow(arm.name, name, figures))
+    plateaus = tuple(
+        found for ladder in suite.ladders if (found := _plateau(ladder, runs)) is not None
+    )
     contrasts = []
-    for contrast in suite.contrasts:
+    for contrast in (*suite.contrasts, *_between(plateaus)):
         seeds = sorted(
             seed
             for (name, seed) in results
@@ -97,7 +143,65 @@ def find(suite: Suite, runs: Sequence[Run]) -> Findings:
         and run.arm.keys.get("method.filter.list_dropped") == "on"
         and run.arm.keys.get("data.train") in noisy
     ]
-    return Findings(tuple(arms), tuple(contrasts), tuple(filters))
+    rows = tuple(
+        RunRow(
+            run.folder.name,
+            run.seed,
+            " ".join(["python -m", *run.training]),
+            {key: value for key, value in run.made.items() if key != "commands"},
+            results[run.arm.name, run.seed],
+        )
+        for run in runs
+        if run.done
+    )
+    settings = _ranked(suite, results)
+    return Findings(tuple(arms), tuple(contrasts), tuple(filters), plateaus, settings, rows)
+
+
+def _ranked(suite: Suite, results: Mapping[tuple[str, int], Any]) -> tuple[Setting, ...]:
+    found = []
+    for arm in suite.arms:
+        of = [sets for (name, _), sets in sorted(results.items()) if name == arm.name]
+        if arm.group and of:
+            means = [float(np.mean([row["rsum"] for row in sets.values()])) for sets in of]
+            found.append(Setting(arm.group, arm.name, arm.keys, spread(means)))
+    groups = list(dict.fromkeys(setting.group for setting in found))
+    return tuple(sorted(found, key=lambda s: (groups.index(s.group), -s.rsum.mean)))
+
+
+def _plateau(ladder: Ladder, runs: Sequence[Run]) -> Plateau | None:
+    """Over the seeds that all lengths have which any seed has."""
+    scores = {
+        (run.arm.name, run.seed): _looked_at(run)
+        for run in runs
+        if run.done and run.arm.name in ladder.arms
+    }
+    lengths = [name for name in ladder.arms if any(arm == name for arm, _ in scores)]
+    seeds = {seed for _, seed in scores if all((name, seed) in scores for name in lengths)}
+    if not seeds:
+        return None
+    rungs = tuple(
+        Rung(name, spread([scores[name, seed] for seed in sorted(seeds)])) for name in lengths
+    )
+    best = max(rungs, key=lambda rung: rung.looked_at.mean)
+    return Plateau(ladder.method, rungs, best.arm, best is not rungs[-1])
+
+
+def _between(plateaus: Sequence[Plateau]) -> list[Contrast]:
+    """The first method's plateau against each of the others'."""
+    return [Contrast(plateaus[0].best, other.best) for other in plateaus[1:]]
+
+
+def _looked_at(run: Run) -> float:
+    """Mean rsum of the run's last evaluation during training."""
+    sets: dict[str, float] = {}
+    with (run.folder / "metrics.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            sets |= {
+                k: v for k, v in row.items() if k.startswith("recall/") and k.endswith("/rsum")
+            }
+    return float(np.mean(list(sets.values())))
 
 
 def _results(run: Run) -> dict[str, dict[str, float]]:
@@ -110,40 +214,6 @@ def _results(run: Run) -> dict[str, dict[str, float]]:
         }
         for result in stored
     }
-
-
-def in_words(found: Findings) -> str:
-    """Tables for a terminal, in Markdown."""
-    lines = ["| arm | set | R@1 i2t | R@1 t2i | rsum | seeds |", "| --- " * 6 + "|"]
-    for row in found.arms:
-        cells = [str(row.figures[key]) for key in FIGURES]
-        seeds = row.figures["rsum"].seeds
-        lines.append(f"| {row.arm} | {row.set} | {' | '.join(cells)} | {seeds} |")
-    lines += ["", "| difference in rsum | set | mean | 95 % interval | seeds |", "| --- " * 5 + "|"]
-    for contrast in found.contrasts:
-        d = contrast.difference
-        what = f"{contrast.first} - {contrast.second}"
-        lines.append(f"| {what} | {contrast.set} | {d.mean:+.1f} | {d.interval} | {len(d.each)} |")
-    return "\n".join([*lines, *_filters_in_words(found.filters)])
-
-
-def _filters_in_words(filters: Sequence[FilterRow]) -> list[str]:
-    """The last twentieth of each run; by rarity over its last quarter."""
-    if not filters:
-        return []
-    parts = [f"precision / recall, rarest word in {name} captions" for name in RARITY]
-    names = ("precision", "recall", "right pairs dropped", *parts)
-    lines = ["", f"| filter | {' | '.join(names)} |", "| --- " * (1 + len(names)) + "|"]
-    for row in filters:
-        last = row.windows[-1]
-        cells = [_share(x) for x in (last.precision, last.recall, last.clean_dropped)]
-        cells += [f"{_share(p.precision)} / {_share(p.recall)}" for p in row.rarity.values()]
-        lines.append(f"| {row.run} | {' | '.join(cells)} |")
-    return lines
-
-
-def _share(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.1%}"
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.study.arms import Suite
 from benchmarks.study.findings import FIGURES, ContrastRow, Findings
-from benchmarks.study.runs import Run
+from benchmarks.study.runs import Run, steps_of
+from benchmarks.study.words import in_short
 from cots_jax.files import write_whole
 from cots_jax.retrieval.curves import Curve, Series, draw
 from cots_jax.retrieval.metrics_log import read_metrics
@@ -25,6 +26,8 @@ def write_page(
     sections = {
         "Recall": _recall(found, suite),
         "Differences at equal seeds": _differences(found.contrasts),
+        "Longer and longer": _ladders(found, suite),
+        "Settings that were tried": _settings(found),
         "The filter over time": _filters(found),
         "Curves": _curves(runs),
         "Runs": _runs(runs),
@@ -100,6 +103,54 @@ def _differences(contrasts: Sequence[ContrastRow]) -> str:
     note = '<p class="note">In rsum; 95 % t-interval of the mean of the paired differences.</p>'
     head = ("arms", "set", "mean", "95 % interval", "verdict", "each seed")
     return note + _table(head, rows) if rows else ""
+
+
+def _ladders(found: Findings, suite: Suite) -> str:
+    """Mean rsum of each method against its number of steps, and on each reported set."""
+    if not found.plateaus:
+        return ""
+    looked_at = [
+        Series(
+            plateau.method,
+            [steps_of(suite.arm(rung.arm)) for rung in plateau.rungs],
+            [rung.looked_at.mean for rung in plateau.rungs],
+        )
+        for plateau in found.plateaus
+    ]
+    charts = [draw(Curve("Sets looked at in training: mean rsum by steps", looked_at))]
+    for name in dict.fromkeys(row.set for row in found.arms):
+        means = {row.arm: row.figures["rsum"].mean for row in found.arms if row.set == name}
+        lines = [
+            Series(
+                plateau.method,
+                [steps_of(suite.arm(rung.arm)) for rung in plateau.rungs],
+                [means[rung.arm] for rung in plateau.rungs],
+            )
+            for plateau in found.plateaus
+        ]
+        charts.append(draw(Curve(f"{name}: rsum by steps", lines)))
+    rows = [
+        [
+            escape(plateau.method),
+            escape(rung.arm),
+            str(rung.looked_at),
+            str(rung.looked_at.seeds),
+            "" if rung.arm != plateau.best else "best" if plateau.reached else "best, the longest",
+        ]
+        for plateau in found.plateaus
+        for rung in plateau.rungs
+    ]
+    table = _table(("method", "arm", "rsum looked at", "seeds", ""), rows)
+    return f'<div class="charts">{"".join(charts)}</div>{table}'
+
+
+def _settings(found: Findings) -> str:
+    rows = [
+        [escape(one.group), escape(one.arm), str(one.rsum), escape(in_short(one.keys))]
+        for one in found.settings
+    ]
+    head = ("tried for", "arm", "rsum, mean of the sets", "keys")
+    return f'<div class="scroll">{_table(head, rows)}</div>' if rows else ""
 
 
 def _filters(found: Findings) -> str:

@@ -7,15 +7,18 @@ A run that is there already is not made again, and one that was stopped goes on.
 import concurrent.futures
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from benchmarks.study.arms import Arm, Suite
+from benchmarks.study.circumstances import circumstances
 from cots_jax.errors import UserError
 from cots_jax.files import write_whole
 from cots_jax.train.progress import duration
@@ -48,11 +51,56 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether it was trained and evaluated by these very commands."""
+        stored = self.made.get("commands", [None])
+        return stored[0] == self.training and (self.folder / "results.json").exists()
+
+    @property
+    def made(self) -> Mapping[str, Any]:
+        """How it was made: commands, seconds, commit, machine; empty where it was not."""
         try:
-            stored = json.loads(self.beside(".json").read_text("utf-8"))
+            return json.loads(self.beside(".json").read_text("utf-8"))
         except (OSError, ValueError):
-            return False
-        return stored["commands"][0] == self.training and (self.folder / "results.json").exists()
+            return {}
+
+
+def with_equal_time(suite: Suite, out: Path) -> Suite:
+    """The suite with the steps of arms that are given another arm's time.
+
+    A step of each is measured once, on one core, and kept in OUT/SUITE/cost.json.
+    """
+    pairs = {arm.name: arm.as_long_as for arm in suite.arms if arm.as_long_as}
+    if not pairs:
+        return suite
+    path = out / suite.name / "cost.json"
+    names = sorted({*pairs, *pairs.values()})
+    try:
+        costs = json.loads(path.read_text("utf-8"))["seconds_a_step"]
+    except (OSError, ValueError):
+        costs = {}
+    if not set(names) <= set(costs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        print("measuring what a step of each arm costs", file=sys.stderr)
+        core = min(os.sched_getaffinity(0))
+        command = ["benchmarks.study.cost", suite.name.removesuffix("-quick"), *names]
+        costs = json.loads(_output(command, core))
+        facts = {"seconds_a_step": costs, "command": command, **circumstances()}
+        write_whole(path, json.dumps(facts, indent=1) + "\n")
+    arms = []
+    for arm in suite.arms:
+        if arm.as_long_as:
+            ratio = costs[arm.as_long_as] / costs[arm.name]
+            steps = math.ceil(ratio * steps_of(suite.arm(arm.as_long_as)) / 10) * 10
+            arm = dataclasses.replace(arm, keys={**arm.keys, "duration": f"{steps} steps"})
+        arms.append(arm)
+    return dataclasses.replace(suite, arms=tuple(arms))
+
+
+def steps_of(arm: Arm) -> int:
+    """Out of its `duration = "N steps"`."""
+    count, unit = arm.keys["duration"].split()
+    if unit != "steps":
+        raise ValueError(f"arm {arm.name} has duration {arm.keys['duration']!r}, not in steps")
+    return int(count)
 
 
 def all_runs(suite: Suite, seeds: Sequence[int], out: Path) -> list[Run]:
@@ -101,10 +149,24 @@ def _make(run: Run, cores: "SimpleQueue[int]", data: str) -> None:
         commands = [run.training, run.evaluation(data)]
         for command in commands:
             _call(command, core, run.beside(".log"))
-        facts = {"commands": commands, "seconds": round(time.monotonic() - begin, 1)}
+        seconds = round(time.monotonic() - begin, 1)
+        facts = {"commands": commands, "seconds": seconds, **circumstances()}
         write_whole(run.beside(".json"), json.dumps(facts, indent=1) + "\n")
     finally:
         cores.put(core)
+
+
+def _output(command: Sequence[str], core: int) -> str:
+    """What it prints."""
+    done = subprocess.run(
+        ["taskset", "-c", str(core), sys.executable, "-m", *command],
+        env={"GLIBC_TUNABLES": LARGE_PAGES} | os.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(f"python -m {command[0]} ended with {done.returncode}")
+    return done.stdout
 
 
 def _call(command: Sequence[str], core: int | None, log: Path | None) -> None:

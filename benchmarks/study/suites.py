@@ -2,17 +2,8 @@
 """The suites by name."""
 
 from benchmarks.study.arms import Arm, Contrast, Noise, Suite
-
-EMOJI = "data/emoji"
-DEMO = "configs/demo.py"
-MAKE_EMOJI = (("cots_jax.prepare", "emoji", f"--out={EMOJI}"),)
-SMOKE = {
-    "duration": "24 steps",
-    "log_every": "4 steps",
-    "evaluate_every": "100%",
-    "checkpoint_every": "100%",
-    "diagnose_every": "200%",
-}
+from benchmarks.study.emoji import DEMO, EMOJI, EMOJI_SUITE, EMOJI_TUNING, MAKE_EMOJI, SMOKE
+from benchmarks.study.flickr8k import FLICKR8K, FLICKR8K_MINILM
 
 
 def _noisy(percent: int) -> str:
@@ -49,4 +40,6 @@ NOISE = Suite(
     quick_keys=SMOKE,
 )
 
-SUITES = {suite.name: suite for suite in (NOISE,)}
+SUITES = {
+    suite.name: suite for suite in (EMOJI_SUITE, EMOJI_TUNING, FLICKR8K, FLICKR8K_MINILM, NOISE)
+}

@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from tiny_world import CONFIG, Tiny, prepare_tiny
 
 from benchmarks.study import __main__ as study
-from benchmarks.study.arms import Arm, Contrast, Noise, Suite
+from benchmarks.study.arms import Arm, Contrast, Ladder, Noise, Suite
+from benchmarks.study.cost import step_seconds
 from benchmarks.study.filter_quality import filter_quality, quality_by_rarity
-from benchmarks.study.findings import find, in_words
+from benchmarks.study.findings import find
 from benchmarks.study.noise import exchange, is_exchanged, noisy_copy
 from benchmarks.study.page import write_page
-from benchmarks.study.runs import Run, all_runs, carry_out
+from benchmarks.study.runs import Run, all_runs, carry_out, steps_of, with_equal_time
 from benchmarks.study.statistics import paired, spread
 from benchmarks.study.suites import SUITES
+from benchmarks.study.words import in_words
 from cots_jax.arguments import parse_arguments
 from cots_jax.data.records import open_split
 from cots_jax.data.shuffle import shuffled
@@ -109,6 +111,97 @@ def finish(run: Run, rsum: float) -> None:
     (run.folder / "results.json").write_text(json.dumps({"results": [result]}))
     (run.folder / "metrics.jsonl").write_text('{"step": 4, "recall/val/image_to_text/r1": 5.0}\n')
     run.beside(".json").write_text(json.dumps({"commands": [run.training, []]}))
+
+
+class TestEqualTime:
+    SUITE = Suite(
+        "timed",
+        "",
+        (
+            Arm("slow", "configs/x.py", {"duration": "100 steps"}),
+            Arm("fast", "configs/x.py", as_long_as="slow"),
+        ),
+        (),
+    )
+
+    def stored(self, folder, **costs):
+        (folder / "timed").mkdir()
+        (folder / "timed" / "cost.json").write_text(json.dumps({"seconds_a_step": costs}))
+
+    def test_a_cheaper_arm_is_given_more_steps(self, tmp_path):
+        self.stored(tmp_path, slow=0.3, fast=0.2)
+        suite = with_equal_time(self.SUITE, tmp_path)
+        assert [steps_of(arm) for arm in suite.arms] == [100, 150]
+        assert "--config.duration=150 steps" in suite.arm("fast").flags(0)
+
+    def test_what_is_left_over_goes_to_the_arm_that_is_compared_with(self, tmp_path):
+        self.stored(tmp_path, slow=0.3, fast=0.29)
+        assert steps_of(with_equal_time(self.SUITE, tmp_path).arm("fast")) == 110
+
+    def test_only_steps_can_be_counted(self):
+        with pytest.raises(ValueError, match="'2 epochs', not in steps"):
+            steps_of(Arm("x", "configs/x.py", {"duration": "2 epochs"}))
+
+    @pytest.mark.xdist_group("tiny")
+    def test_a_step_of_each_is_measured(self, tiny: Tiny, monkeypatch):
+        monkeypatch.chdir(tiny.root)
+        arms = [Arm("full", CONFIG), Arm("alone", f"{CONFIG}:contrastive")]
+        found = step_seconds(arms, rounds=1, steps=1)
+        assert found.keys() == {"full", "alone"}
+        assert min(found.values()) > 0
+
+
+def looked_at(run: Run, rsum: float) -> None:
+    """As the last evaluation of its training."""
+    with (run.folder / "metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps({"step": 4, "recall/val/rsum": rsum}) + "\n")
+
+
+class TestPlateaus:
+    def found(self, folder, scores, reported):
+        """One method at three lengths and another at two, two seeds each."""
+        lengths = {"a1": 10, "a2": 20, "a3": 40, "b1": 10, "b2": 20}
+        arms = tuple(Arm(n, "configs/x.py", {"duration": f"{s} steps"}) for n, s in lengths.items())
+        ladders = Ladder("a", ("a1", "a2", "a3")), Ladder("b", ("b1", "b2"))
+        suite = Suite("toy", "Toy", arms, (), ladders=ladders)
+        runs = all_runs(suite, range(2), folder)
+        for run in runs:
+            finish(run, reported[run.arm.name] + run.seed)
+            looked_at(run, scores[run.arm.name] + run.seed)
+        return suite, runs, find(suite, runs)
+
+    def test_the_length_is_chosen_where_it_is_not_reported(self, tmp_path):
+        scores = {"a1": 10, "a2": 30, "a3": 20, "b1": 1, "b2": 2}
+        reported = {"a1": 500, "a2": 100, "a3": 400, "b1": 80, "b2": 90}
+        suite, runs, found = self.found(tmp_path, scores, reported)
+        a, b = found.plateaus
+        assert (a.best, a.reached) == ("a2", True)
+        assert (b.best, b.reached) == ("b2", False)
+        assert a.rungs[1].looked_at.mean == 30.5
+        (contrast,) = found.contrasts
+        assert (contrast.first, contrast.second) == ("a2", "b2")
+        assert contrast.difference.mean == 10
+        assert "nothing longer was tried" in in_words(found)
+        write_page(tmp_path / "toy" / "index.html", suite, {}, found, runs)
+        assert "rsum by steps" in (tmp_path / "toy" / "index.html").read_text()
+
+    def test_a_length_that_a_seed_lacks_is_compared_on_the_others(self, tmp_path):
+        same = dict.fromkeys(("a1", "a2", "a3", "b1", "b2"), 100)
+        suite, runs, _ = self.found(tmp_path, same, same)
+        (runs[-3].folder / "results.json").unlink()  # a3 of the second seed
+        assert [rung.looked_at.seeds for rung in find(suite, runs).plateaus[0].rungs] == [1, 1, 1]
+
+
+def test_settings_are_ranked_within_what_they_were_tried_for(tmp_path):
+    groups = {"x": ("one", {"lr": "1"}), "y": ("one", {"a.lr": "2"}), "z": ("two", {"q": "3"})}
+    arms = tuple(Arm(n, "configs/x.py", keys, group=g) for n, (g, keys) in groups.items())
+    suite = Suite("toy", "Toy", arms, ())
+    runs = all_runs(suite, [0], tmp_path)
+    for run, rsum in zip(runs, (100, 200, 50), strict=True):
+        finish(run, rsum)
+    found = find(suite, runs)
+    assert [(s.group, s.arm) for s in found.settings] == [("one", "y"), ("one", "x"), ("two", "z")]
+    assert "| one | y: lr 2 | 200.0 | 1 |" in in_words(found)
 
 
 class TestFindings:

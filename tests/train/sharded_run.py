@@ -3,7 +3,8 @@
 
 Arms: one device, data=8, data=4 x fsdp=2 with the batch in two pieces, all in float64, and data=8
 in float32 with a queue eight times as long, the rest of which is not valid. All of them augment,
-make their image tokens online and align with the momentum rows, as the recipes do.
+make their image tokens online and align with the momentum rows, as the recipes do. Two more compare
+the batch with itself, the second of them in pieces.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from jax.sharding import AxisType
 
 from cots_jax.config import (
     AlignmentConfig,
+    Contrast,
     FilterConfig,
     HardwareConfig,
     MaskedConfig,
@@ -51,17 +53,21 @@ ARMS = {
     "data": {"shape": (8, 1, 1)},
     "fsdp": {"shape": (4, 2, 1), "accumulate": 2},
     "long": {"shape": (8, 1, 1), "length": LONG, "dtype": np.float32},
+    "batch_one": {"shape": (1, 1, 1), "contrast": Contrast.BATCH},
+    "batch_fsdp": {"shape": (4, 2, 1), "accumulate": 2, "contrast": Contrast.BATCH},
 }
 
 
-def make_step(mesh, length, accumulate):
+def make_step(mesh, length, accumulate, contrast):
+    teacher = Teacher.MOMENTUM if contrast is Contrast.MOMENTUM else Teacher.STOPPED
     method = MethodConfig(
+        contrast=contrast,
         queue_length=length,
         negatives=Negatives.QUEUE_AND_BATCH,
         temperature=0.1,
         reference_batch=64,
         masked=MASKED,
-        alignment=AlignmentConfig(teacher=Teacher.MOMENTUM),
+        alignment=AlignmentConfig(teacher=teacher),
         filter=FilterConfig(kappa=1.0),
     )
     return CotsStep(
@@ -96,6 +102,8 @@ def make_state(step, length, dtype):
     model, rng = step.model, np.random.default_rng(3)
     towers, teacher = (draw(model.init_towers, seed, dtype) for seed in (0, 2))
     params = {"towers": towers, "heads": draw(model.init_heads, 1, dtype)}
+    if step.method.contrast is not Contrast.MOMENTUM:
+        return fresh_state(params, step.optimizer, {})
     e = SIZE.vision.embed_dim
     queue = Queue(
         *(np.zeros((length, e), dtype) for _ in range(2)),
@@ -134,7 +142,7 @@ def collectives(text):
     return found
 
 
-def run(shape, length=SHORT, dtype=np.float64, accumulate=1):
+def run(shape, length=SHORT, dtype=np.float64, accumulate=1, contrast=Contrast.MOMENTUM):
     count = int(np.prod(shape))
     mesh = jax.make_mesh(
         shape,
@@ -142,7 +150,7 @@ def run(shape, length=SHORT, dtype=np.float64, accumulate=1):
         axis_types=(AxisType.Auto,) * 3,
         devices=jax.devices()[:count],
     )
-    step = make_step(mesh, length, accumulate)
+    step = make_step(mesh, length, accumulate, contrast)
     state = make_state(step, length, dtype)
     shardings = state_shardings(mesh, state)
     state = jax.device_put(state, shardings)
@@ -171,8 +179,9 @@ def run(shape, length=SHORT, dtype=np.float64, accumulate=1):
     ]
     parts = {
         "kernel": state.params["towers"]["image"]["transformer"]["blocks"]["mlp_in"]["kernel"],
-        "queue": state.method.queue.image,
     }
+    if state.method:
+        parts["queue"] = state.method.queue.image
     facts = {
         "losses": losses,
         "moved": moved,

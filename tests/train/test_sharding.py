@@ -36,7 +36,7 @@ def runs(tmp_path_factory):
 
 
 def state_of(arrays, arm):
-    return {name.removeprefix(arm): x for name, x in arrays.items() if name.startswith(arm)}
+    return {name.removeprefix(arm): x for name, x in arrays.items() if name.startswith(f"{arm}.")}
 
 
 @pytest.mark.parametrize(("arm", "tolerance"), [("data", 1e-10), ("fsdp", 1e-10), ("long", 1e-5)])
@@ -54,6 +54,17 @@ def test_the_whole_state_does_not_depend_on_the_devices(runs, arm):
     assert set(one) == set(other)
     for name, leaf in one.items():
         np.testing.assert_allclose(other[name], leaf, rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def test_a_batch_compared_with_itself_does_not_depend_on_the_devices(runs):
+    facts, arrays = runs
+    one, other = (state_of(arrays, name) for name in ("batch_one", "batch_fsdp"))
+    assert set(one) == set(other)
+    for name, leaf in one.items():
+        np.testing.assert_allclose(other[name], leaf, rtol=1e-10, atol=1e-12, err_msg=name)
+    for first, second in zip(facts["batch_one"]["losses"], facts["batch_fsdp"]["losses"]):
+        assert first == pytest.approx(second, rel=1e-10)
+    assert facts["batch_fsdp"]["moved"] == []
 
 
 @pytest.mark.parametrize("arm", ["data", "fsdp", "long"])
