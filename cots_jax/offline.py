@@ -25,8 +25,15 @@ from cots_jax.offline_tokenizer import evaluate_tokenizer
 from cots_jax.pretrained import Pretrained, read_config
 from cots_jax.retrieval.embed import EMBED_BATCH
 from cots_jax.retrieval.embeddings_io import Embeddings
-from cots_jax.retrieval.evaluation import EvaluationSet, Scored, evaluate_set, open_sets
+from cots_jax.retrieval.evaluation import (
+    EvaluationSet,
+    Scored,
+    evaluate_set,
+    open_sets,
+    with_intervals,
+)
 from cots_jax.retrieval.examples import EvaluatedSet, best_and_worst_examples
+from cots_jax.retrieval.intervals import bootstrap
 from cots_jax.retrieval.metrics import rank_both_ways, summarise
 from cots_jax.retrieval.metrics_log import curves_from_metrics
 from cots_jax.retrieval.pictures import ExampleSet
@@ -103,7 +110,7 @@ def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: P
             scored = evaluate_set(
                 opened.towers, opened.model, opened.preprocessing, chosen, opened.lineage
             )
-            results.append(scored.result)
+            results.append(with_intervals(scored))
             levels += check_levels(opened, image_tokenizer, chosen)
             examples += _examples(chosen, scored)
             distances[chosen.name] = task_distance(opened, scored)
@@ -132,7 +139,8 @@ def evaluate_embeddings(given: Embeddings, name: str, out: Path) -> Evaluation:
         towers="given",
         resolution=0,
     )
-    results = [make_result(name, protocol, summarise(ranks))]
+    ends = bootstrap(ranks, given.image_group, given.text_group)
+    results = [make_result(name, protocol, summarise(ranks), ends)]
     write_results(out / RESULTS, results)
     return Evaluation(results, [], out / RESULTS)
 

@@ -16,6 +16,7 @@ from cots_jax.retrieval.embed import (
     embed_images,
     embed_texts,
 )
+from cots_jax.retrieval.intervals import bootstrap
 from cots_jax.retrieval.metrics import Ranks, rank_both_ways, summarise
 from cots_jax.retrieval.protocols import Result, describe_set, make_result
 
@@ -96,6 +97,12 @@ def evaluate_set(
     )
     result = make_result(chosen.name, protocol, summarise(ranks))
     return Scored(result, images, texts, ranks)
+
+
+def with_intervals(scored: Scored) -> Result:
+    """The result with what other queries could have given."""
+    ends = bootstrap(scored.ranks, scored.images.group_id, scored.texts.group_id)
+    return dataclasses.replace(scored.result, interval_95=ends)
 
 
 def flat(result: Result) -> dict[str, float]:

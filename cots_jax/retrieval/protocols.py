@@ -17,6 +17,7 @@ from jaxtyping import Int
 
 from cots_jax.errors import UserError
 from cots_jax.files import write_whole
+from cots_jax.retrieval.intervals import Interval, Intervals
 from cots_jax.retrieval.metrics import TIE_RULE, DirectionSummary, Summary
 
 
@@ -81,6 +82,7 @@ class Result:
     image_to_text: DirectionSummary
     text_to_image: DirectionSummary
     rsum: float
+    interval_95: Intervals | None = None  # of offline evaluations
 
 
 def count_captions(
@@ -124,20 +126,25 @@ def describe_set(
     )
 
 
-def make_result(name: str, protocol: Protocol, summary: Summary) -> Result:
+def make_result(
+    name: str, protocol: Protocol, summary: Summary, intervals: Intervals | None = None
+) -> Result:
     """Recalls under the name and protocol that they were measured by."""
-    return Result(name, protocol, summary.image_to_text, summary.text_to_image, summary.rsum)
+    both = summary.image_to_text, summary.text_to_image
+    return Result(name, protocol, *both, summary.rsum, intervals)
 
 
 def results_json(results: Sequence[Result]) -> dict[str, Any]:
     """The content of results.json; recalls in percent, at full precision."""
     rows = []
     for result in results:
-        row = asdict(result)
+        row: dict[str, Any] = asdict(result)
         protocol = row["protocol"]
         for optional in ("frames", "captions_per_image_range"):
             if protocol[optional] is None:
                 del protocol[optional]
+        if row["interval_95"] is None:
+            del row["interval_95"]
         rows.append(row)
     # a round trip turns tuples into the lists that a reader of the file will see
     return json.loads(json.dumps({"results": rows}))
@@ -174,7 +181,7 @@ def read_results(path: Path) -> list[Result]:
 
 def table(results: Sequence[Result]) -> str:
     """Recalls as aligned plain text, one line a set and direction; the protocol underneath."""
-    header = ("set", "query -> answer", "R@1", "R@5", "R@10", "median", "candidates")
+    header = ("set", "query -> answer", "R@1", "95 %", "R@5", "R@10", "median", "candidates")
     rows = [row for result in results for row in _table_rows(result)]
     widths = [max(len(row[c]) for row in [header, *rows]) for c in range(len(header))]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -183,16 +190,28 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _table_rows(result: Result) -> list[tuple[str, ...]]:
-    candidates = result.protocol.candidates
+    candidates, ends = result.protocol.candidates, result.interval_95
+    to_text, to_image = (ends.image_to_text, ends.text_to_image) if ends else ({}, {})
     return [
-        _table_row(result.name, "image -> text", result.image_to_text, candidates.image_to_text),
-        _table_row("", "text -> image", result.text_to_image, candidates.text_to_image),
+        (
+            result.name,
+            "image -> text",
+            *_numbers(result.image_to_text, to_text),
+            f"{candidates.image_to_text:,}",
+        ),
+        (
+            "",
+            "text -> image",
+            *_numbers(result.text_to_image, to_image),
+            f"{candidates.text_to_image:,}",
+        ),
     ]
 
 
-def _table_row(name: str, way: str, recall: DirectionSummary, candidates: int) -> tuple[str, ...]:
-    numbers = (f"{n:.1f}" for n in (recall.r1, recall.r5, recall.r10))
-    return (name, way, *numbers, f"{recall.median_rank:g}", f"{candidates:,}")
+def _numbers(recall: DirectionSummary, ends: Mapping[str, Interval]) -> tuple[str, ...]:
+    said = f"{ends['r1'].low:.1f}-{ends['r1'].high:.1f}" if ends else ""
+    recalls = (f"{n:.1f}" for n in (recall.r5, recall.r10))
+    return (f"{recall.r1:.1f}", said, *recalls, f"{recall.median_rank:g}")
 
 
 def _align(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -227,4 +246,13 @@ def _read_result(row: Mapping) -> Result:
         image_to_text=DirectionSummary(**row["image_to_text"]),
         text_to_image=DirectionSummary(**row["text_to_image"]),
         rsum=row["rsum"],
+        interval_95=_read_intervals(row["interval_95"]) if "interval_95" in row else None,
     )
+
+
+def _read_intervals(row: Mapping) -> Intervals:
+    both = (
+        {key: Interval(**ends) for key, ends in row[side].items()}
+        for side in ("image_to_text", "text_to_image")
+    )
+    return Intervals(*both, rsum=Interval(**row["rsum"]))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cots_jax.files import write_whole
 from cots_jax.retrieval.curves import Curve, Number, draw, number
+from cots_jax.retrieval.intervals import Interval
 from cots_jax.retrieval.metrics import DirectionSummary
 from cots_jax.retrieval.pictures import (
     ExampleSet,
@@ -115,7 +116,8 @@ def _fact(name: str, value: str) -> str:
 
 def _results(results: Sequence[Result]) -> str:
     bodies = "\n".join(_result(result) for result in results)
-    return f"""<p class="note">Recall in percent of the queries. Rank = {_TIES}.</p>
+    below = "; below it the 95 % bootstrap interval over queries" if results[0].interval_95 else ""
+    return f"""<p class="note">Recall in percent of the queries{below}. Rank = {_TIES}.</p>
 <table class="results">
 <thead><tr><th scope="col">query → answer</th><th scope="col">R@1</th><th scope="col">R@5</th>
 <th scope="col">R@10</th><th scope="col"><abbr title="median rank">median</abbr></th>
@@ -131,21 +133,32 @@ def _result(result: Result) -> str:
     # a query's chance is its share of correct candidates, taken at the mean
     chance_image = 100 * p.captions_per_image / p.candidates.image_to_text
     chance_text = 100 * (p.captions_per_image * p.images / p.texts) / p.candidates.text_to_image
+    ends = result.interval_95
+    to_text, to_image = (ends.image_to_text, ends.text_to_image) if ends else ({}, {})
     return f"""<tbody>
 <tr class="set"><th colspan="7" scope="rowgroup"><span class="name">{escape(result.name)}</span>
 <span class="rsum">rsum {result.rsum:.1f}</span>
 <details><summary>{escape(_protocol_line(p))}</summary>{_protocol(p)}</details></th></tr>
-{_direction("image → text", result.image_to_text, chance_image)}
-{_direction("text → image", result.text_to_image, chance_text)}
+{_direction("image → text", result.image_to_text, chance_image, to_text)}
+{_direction("text → image", result.text_to_image, chance_text, to_image)}
 </tbody>"""
 
 
-def _direction(name: str, recall: DirectionSummary, chance: float) -> str:
-    cells = "".join(f"<td>{value:.1f}</td>" for value in (recall.r1, recall.r5, recall.r10))
+def _direction(
+    name: str, recall: DirectionSummary, chance: float, ends: Mapping[str, Interval]
+) -> str:
+    cells = "".join(_recall(getattr(recall, key), ends.get(key)) for key in ("r1", "r5", "r10"))
     return (
         f'<tr><th scope="row">{name}</th>{cells}<td>{recall.median_rank:g}</td>'
         f'<td class="roomy">{recall.mean_rank:.1f}</td><td class="roomy">{chance:.2g}</td></tr>'
     )
+
+
+def _recall(value: float, ends: Interval | None) -> str:
+    if ends is None:
+        return f"<td>{value:.1f}</td>"
+    between = f"{ends.low:.1f} – {ends.high:.1f}"
+    return f'<td>{value:.1f}<span class="between">{between}</span></td>'
 
 
 def _protocol_line(p: Protocol) -> str:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shape of results.json, its round trip, and the table for the terminal."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from cots_jax.errors import UserError
+from cots_jax.retrieval.intervals import bootstrap
 from cots_jax.retrieval.metrics import DirectionSummary, Ranks, summarise
 from cots_jax.retrieval.protocols import (
     count_captions,
@@ -43,6 +45,18 @@ def test_results_have_the_promised_shape():
     assert row["protocol"]["candidates"] == {"image_to_text": 3, "text_to_image": 3}
     assert row["image_to_text"]["r1"] == pytest.approx(100 / 3)
     assert row["rsum"] == pytest.approx(500 / 3 + 300)
+
+
+def test_intervals_are_kept_where_there_are_any(tmp_path):
+    group = np.arange(3)
+    ranks = Ranks(image_to_text=np.array([1, 2, 30]), text_to_image=np.ones(3, int))
+    plain = result()
+    judged = dataclasses.replace(plain, interval_95=bootstrap(ranks, group, group))
+    write_results(tmp_path / "results.json", [plain, judged])
+    assert read_results(tmp_path / "results.json") == [plain, judged]
+    row = results_json([judged])["results"][0]
+    assert row["interval_95"]["image_to_text"]["r1"] == {"low": 0.0, "high": 100.0}
+    assert " 0.0-100.0 " in table([judged])
 
 
 def test_frames_appear_for_videos_only():

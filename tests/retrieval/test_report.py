@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cots_jax.retrieval.curves import Curve, Series
+from cots_jax.retrieval.intervals import bootstrap
 from cots_jax.retrieval.metrics import Ranks, summarise
 from cots_jax.retrieval.pictures import Candidate, Example, ExampleSet
 from cots_jax.retrieval.protocols import describe_set, make_result
@@ -62,6 +63,7 @@ def page(tmp_path):
         lineage=[HOSTILE], fine_tuned_on=[HOSTILE],
     )  # fmt: skip
     ranks = Ranks(np.array([1, 1, 30]), np.array([1, 2, 3]))
+    ends = bootstrap(ranks, group, group)
     png = picture()
     from_text = Example(
         HOSTILE,
@@ -76,7 +78,7 @@ def page(tmp_path):
         path,
         title=HOSTILE,
         summary_facts={HOSTILE: HOSTILE, "command": "python -m x --a='<b>'"},
-        results=[make_result(HOSTILE, protocol, summarise(ranks))],
+        results=[make_result(HOSTILE, protocol, summarise(ranks), ends)],
         curves=[Curve(HOSTILE, [Series(HOSTILE, [1, 2], [3.0, 2.0])], 2.5, HOSTILE, HOSTILE)],
         examples=[ExampleSet(HOSTILE, HOSTILE, [from_text, from_image])],
         levels=[
@@ -117,6 +119,7 @@ def test_numbers_and_protocol_stand_in_the_page(page):
     text = " ".join(" ".join(Page(page).texts).split())
     for said in ("66.7", "33.3", "rsum 433.3", "3 images × 3 texts", "pessimistic", "32 px"):
         assert said in text, said
+    assert "66.7 0.0 – 100.0" in text  # the interval
     assert "rank 1,234 of 5,000" in text and "−0.250" in text
     assert "✓ alive" in text and "✗ not alive" in text
 
