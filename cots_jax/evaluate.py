@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluates a trained folder: `python -m cots_jax.evaluate --workdir=runs/demo`.
 
-Or anybody's vectors by the same protocol:
-`--image_embeddings=I.npy --text_embeddings=T.npy --text_image=M.npy [--out=I_evaluation]`.
+Or anybody's vectors: `--image_embeddings=I.npy --text_embeddings=T.npy --text_image=M.npy`.
 """
 
 import argparse
@@ -25,6 +24,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--model", "--workdir", dest="model", help="a training folder")
     parser.add_argument("--data", default="", help="FOLDER#SPLIT, …; default: the run's own sets")
     parser.add_argument("--out", type=Path, help="folder; default: the run, or I_evaluation")
+    parser.add_argument("--protocol", default="", help="a published one by name, e.g. coco_5k")
     parser.add_argument("--again", action="store_true", help="evaluate what is evaluated already")
     parser.add_argument("--json", action="store_true", help="results.json on standard output")
     for name in ("image_embeddings", "text_embeddings", "text_image"):
@@ -48,12 +48,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _evaluate(flags: argparse.Namespace, given: list[str]) -> Evaluation:
+    again = Switch.ON if flags.again else Switch.OFF
     if flags.model:
-        again = Switch.ON if flags.again else Switch.OFF
-        return evaluate_folder(Path(flags.model), flags.data, flags.out, again)
+        return evaluate_folder(Path(flags.model), flags.data, flags.out, again, flags.protocol)
     files = [Path(file) for file in given]
     out = flags.out or files[0].with_name(f"{files[0].stem}_evaluation")
-    return evaluate_embeddings(load_embeddings(*files), files[0].stem, out)
+    return evaluate_embeddings(load_embeddings(*files), files[0].stem, out, flags.protocol)
 
 
 if __name__ == "__main__":

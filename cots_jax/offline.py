@@ -36,6 +36,7 @@ from cots_jax.retrieval.examples import EvaluatedSet, best_and_worst_examples
 from cots_jax.retrieval.intervals import bootstrap
 from cots_jax.retrieval.metrics import rank_both_ways, summarise
 from cots_jax.retrieval.metrics_log import curves_from_metrics
+from cots_jax.retrieval.named import evaluate_by, named_protocol
 from cots_jax.retrieval.pictures import ExampleSet
 from cots_jax.retrieval.protocols import Result, describe_set, make_result, write_results
 from cots_jax.retrieval.report import LevelCheck, write_report
@@ -65,9 +66,15 @@ class Evaluation:
 
 
 def evaluate_folder(
-    folder: Path, data: str = "", out: Path | None = None, again: Switch = Switch.OFF
+    folder: Path,
+    data: str = "",
+    out: Path | None = None,
+    again: Switch = Switch.OFF,
+    protocol: str = "",
 ) -> Evaluation:
     """Evaluates the newest good checkpoint on `data` (FOLDER#SPLIT, …), by default on its own sets.
+
+    protocol: the name of a published one (retrieval/named.py); the sets must be what it says.
 
     Writes report.html and results.json into `out` (default: the folder), unless they are there
     already, made from the same checkpoint and data. A folder with an image tokenizer is evaluated
@@ -75,16 +82,18 @@ def evaluate_folder(
     """
     out = out or folder
     refuse_foreign(out)
+    if protocol:
+        named_protocol(protocol)
     config = read_config(folder)
     if config is not None and config.task is Task.DVAE:
         return Evaluation([], evaluate_tokenizer(folder, data, out), out / REPORT)
     opened = Pretrained.load(folder)
     sources = _sources(opened, data)
-    made_from = _made_from(opened, sources)
+    made_from = _made_from(opened, sources) | ({"protocol": protocol} if protocol else {})
     found = None if again is Switch.ON else stored(out, made_from)
     before = f"{folder} at step {opened.step} (--again evaluates once more)" if found else ""
     if found is None:
-        found = _evaluate(folder, opened, sources, out / REPORT)
+        found = _evaluate(folder, opened, sources, out / REPORT, protocol)
         store(out, found, made_from)
     return Evaluation(found.results, found.levels, out / REPORT, before)
 
@@ -99,7 +108,9 @@ def _made_from(opened: Pretrained, sources: list[Source]) -> dict[str, Any]:
     return {"version": version, "data": prints, **opened.identity()}
 
 
-def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: Path) -> Stored:
+def _evaluate(
+    folder: Path, opened: Pretrained, sources: list[Source], report: Path, protocol: str
+) -> Stored:
     size, length = opened.preprocessing.size, opened.config.data.text_length
     results, levels, examples, distances = [], [], [], {}
     image_tokenizer = load_frozen(folder) if "mvm" in opened.model.heads else None
@@ -110,7 +121,7 @@ def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: P
             scored = evaluate_set(
                 opened.towers, opened.model, opened.preprocessing, chosen, opened.lineage
             )
-            results.append(with_intervals(scored))
+            results.append(_named(protocol, scored) if protocol else with_intervals(scored))
             levels += check_levels(opened, image_tokenizer, chosen)
             examples += _examples(chosen, scored)
             distances[chosen.name] = task_distance(opened, scored)
@@ -127,11 +138,17 @@ def _evaluate(folder: Path, opened: Pretrained, sources: list[Source], report: P
     return Stored(results, levels)
 
 
-def evaluate_embeddings(given: Embeddings, name: str, out: Path) -> Evaluation:
+def _named(protocol: str, scored: Scored) -> Result:
+    images, texts = scored.images, scored.texts
+    groups = images.group_id, texts.group_id
+    return evaluate_by(protocol, scored.result, images.features, texts.features, *groups)
+
+
+def evaluate_embeddings(given: Embeddings, name: str, out: Path, protocol: str = "") -> Evaluation:
     """Scores anybody's vectors by the same protocol; writes results.json into `out`."""
     refuse_foreign(out)
     ranks = rank_both_ways(given.image, given.text, given.image_group, given.text_group)
-    protocol = describe_set(
+    as_it_is = describe_set(
         given.image_group,
         given.text_group,
         dataset=name,
@@ -140,7 +157,11 @@ def evaluate_embeddings(given: Embeddings, name: str, out: Path) -> Evaluation:
         resolution=0,
     )
     ends = bootstrap(ranks, given.image_group, given.text_group)
-    results = [make_result(name, protocol, summarise(ranks), ends)]
+    result = make_result(name, as_it_is, summarise(ranks), ends)
+    if protocol:
+        groups = given.image_group, given.text_group
+        result = evaluate_by(protocol, result, given.image, given.text, *groups)
+    results = [result]
     write_results(out / RESULTS, results)
     return Evaluation(results, [], out / RESULTS)
 

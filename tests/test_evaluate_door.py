@@ -66,6 +66,12 @@ class TestGivenVectors:
         assert (tmp_path / "results.json").read_text() == "mine"
         assert self.score(tmp_path).status == 0
 
+    def test_a_published_name_is_for_sets_of_its_size(self, tmp_path: pathlib.Path) -> None:
+        said = self.score(tmp_path, "--protocol=flickr30k_1k")
+        assert said.status == 1
+        assert "is 1,000 images with at least 5 captions each; here are 4 images" in said.line
+        assert "flickr30k_1k" in self.score(tmp_path, "--protocol=flickr30k").line
+
     def test_a_named_folder_is_looked_at_first(self, tmp_path: pathlib.Path) -> None:
         (tmp_path / "results.json").write_text("mine")
         said = self.score(tmp_path, "--out=.")

@@ -55,6 +55,8 @@ class Protocol:
     tie_rule: str = TIE_RULE
     frames: int | None = None  # per video; None for pictures
     captions_per_image_range: tuple[int, int] | None = None  # where images differ
+    named: str = ""  # a published protocol of that name; empty: the set as it is
+    folds: int = 1  # each with candidates of its own; the figures are means over them
 
     @property
     def setting(self) -> str:
@@ -143,6 +145,8 @@ def results_json(results: Sequence[Result]) -> dict[str, Any]:
         for optional in ("frames", "captions_per_image_range"):
             if protocol[optional] is None:
                 del protocol[optional]
+        if not protocol["named"]:
+            del protocol["named"], protocol["folds"]
         if row["interval_95"] is None:
             del row["interval_95"]
         rows.append(row)
@@ -227,6 +231,7 @@ def _footnotes(results: Sequence[Result]) -> list[str]:
         note = f"{p.towers} towers, {p.setting}, {p.captions_said}"
         note += f", {p.resolution} px" if p.resolution else ""
         note += f", {p.frames} frames" if p.frames else ""
+        note += f", mean of {p.folds} folds" if p.folds > 1 else ""
         notes.setdefault(f"{note}, {p.tie_rule} ties", []).append(result.name)
     if len(notes) == 1:
         return [f"recalls in percent; {note}" for note in notes]

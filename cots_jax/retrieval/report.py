@@ -169,6 +169,7 @@ def _protocol_line(p: Protocol) -> str:
 def _protocol(p: Protocol) -> str:
     facts = {
         "dataset": f"{p.dataset}, split {p.split}",
+        "protocol": p.named + (f", mean of {p.folds} folds" if p.folds > 1 else ""),
         "captions": p.captions_said,
         "candidates": f"{p.candidates.image_to_text:,} texts, "
         f"{p.candidates.text_to_image:,} images",
