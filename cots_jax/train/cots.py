@@ -38,7 +38,7 @@ from cots_jax.train.augmentation import augmentation_of
 from cots_jax.train.mesh import state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.state import State
-from cots_jax.train.step import CotsStep, Knobs, Method
+from cots_jax.train.step import CotsStep, Gradients, Knobs, Method
 from cots_jax.weights.load import merged, read_initial
 
 
@@ -261,6 +261,10 @@ class CotsTask:
         return out | {f"weight/{name}": weights[name](step - 1) for name in active}
 
     # ---------------------------------------------------------------- looking at it
+
+    def gradients(self, state: State, frozen: Any, batch: Batch, knobs: Knobs) -> Gradients:
+        """What the step would be moved by; pure, to be compiled by whoever looks at it."""
+        return self._step.gradients(state, frozen, batch, knobs)
 
     def evaluate(self, state: State) -> dict[str, float]:
         """Recall on the sets of `data.eval`, by the same code as the `evaluate` door."""
