@@ -19,6 +19,7 @@ from cots_jax.data import records
 from cots_jax.data.decoding import decode_picture
 from cots_jax.data.image_tokens import open_tokens, shared_facts
 from cots_jax.data.masking import blockwise_masks
+from cots_jax.data.mixture import Mixture, mixture_of
 from cots_jax.data.shuffle import shuffled
 from cots_jax.data.tokenizer import Encoded, Tokenizer
 from cots_jax.errors import UserError
@@ -32,7 +33,10 @@ Rows = TypeVar("Rows")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One prepared folder and the split of it that is read."""
+    """One prepared folder and the split of it that is read.
+
+    weight: how often its pairs come beside those of a source of weight 1.
+    """
 
     folder: str
     split: str
@@ -66,8 +70,6 @@ class PairTable:
     ):
         if not sources:
             raise UserError("no data source named: give at least one prepared folder")
-        if len({source.weight for source in sources}) > 1:
-            raise UserError("sources of different weight are not supported: use equal weights")
         self.sources = tuple(sources)
         self.tokenizer, self.size, self.length = tokenizer, size, length
         self._splits = [records.open_split(source.folder, source.split) for source in sources]
@@ -79,6 +81,7 @@ class PairTable:
         self.record_of_pair = table[:, 0]
         self.caption_of_pair = table[:, 1]
         self.source_of_pair = table[:, 2]
+        self.mixture = self._mixture()
         if not self.pairs:
             names = ", ".join(f"{source.folder}:{source.split}" for source in self.sources)
             raise UserError(f"no pairs in {names}")
@@ -92,6 +95,21 @@ class PairTable:
         self.cache = _choose(cache, self.records * size**2 * 3)
         if self.cache == Cache.MEMORY:
             self._fill_memory(threads or os.cpu_count() or 1)
+
+    def _mixture(self) -> Mixture | None:
+        """None where all weigh alike: then an epoch is every pair once, in an order of its own."""
+        weights = [source.weight for source in self.sources]
+        if len(set(weights)) == 1:
+            return None
+        pairs = np.bincount(self.source_of_pair, minlength=len(weights))
+        names = [f"{source.folder}#{source.split}" for source in self.sources]
+        return mixture_of(pairs.tolist(), weights, names)
+
+    def order(self, positions: np.ndarray, seed: int) -> Int32[np.ndarray, "b"]:
+        """The pairs at these positions of the endless training order."""
+        if self.mixture is None:
+            return shuffled(positions, seed, self.pairs).astype(np.int32)
+        return self.mixture(positions, seed).astype(np.int32)
 
     def __enter__(self) -> "PairTable":
         return self
@@ -233,7 +251,7 @@ def training_batches(
     rows: slice | None = None,
     threads: int = 4,
 ) -> grain.IterDataset[Batch]:
-    """An endless stream of shuffled batches, each pair once an epoch.
+    """An endless stream of shuffled batches: each pair once an epoch, or as sources weigh.
 
     What stands at a position depends on the seed and the position alone: not on threads, nor on
     `rows`, the part of the global batch that this process reads. `iter(...)` of it has
@@ -245,7 +263,7 @@ def training_batches(
 
     def load(step: int) -> Batch:
         positions = np.arange(step * batch + first, step * batch + stop)
-        pairs = shuffled(positions, seed, table.pairs).astype(np.int32)
+        pairs = table.order(positions, seed)
         masks = _masks_of_rows(seed, step, first, stop, masked, patch_side)
         return load_pairs(table, pairs, masks)
 

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How configs and flags name prepared data: `FOLDER#SPLIT`, several joined by commas."""
+"""How configs and flags name prepared data: `FOLDER#SPLIT`, several joined by commas.
+
+Training data may weigh: the pairs of `data/own#train*3` come three times as often as those of
+`data/web#train`, which is the same as `*1`.
+"""
 
 import collections
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -18,17 +23,30 @@ def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
     sources = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         folder, mark, split = part.rpartition("#")
+        split, star, weight = split.partition("*")
         if not mark or not folder or not split:
             raise UserError(f"{key} = {text!r}: write FOLDER#SPLIT, e.g. data/emoji#train")
-        sources.append(Source(folder, split))
-    repeated = [source for source, times in collections.Counter(sources).items() if times > 1]
+        sources.append(Source(folder, split, _weight(weight, text, key) if star else 1.0))
+    named = collections.Counter((source.folder, source.split) for source in sources)
+    repeated = [name for name, times in named.items() if times > 1]
     if repeated:
-        raise UserError(f"{key} names {repeated[0].folder}#{repeated[0].split} twice: once will do")
+        twice = "#".join(repeated[0])
+        raise UserError(f"{key} names {twice} twice: name it once, with a weight if it is meant")
     missing = [source.folder for source in sources if not pathlib.Path(source.folder).exists()]
     if missing:
         remedy = f"make it with: {prepare}" if prepare else "python -m cots_jax.prepare makes one"
         raise UserError(f"{key}: there is no folder {missing[0]}; {remedy}")
     return sources
+
+
+def _weight(written: str, text: str, key: str) -> float:
+    try:
+        weight = float(written)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight) or not 0 < weight <= 1e6:
+        raise UserError(f"{key} = {text!r}: the weight {written!r} is no number above 0")
+    return weight
 
 
 def lineage_of(sources: Sequence[Source], fingerprints: Sequence[str]) -> tuple[str, ...]:

@@ -117,6 +117,18 @@ def test_a_batch_holds_what_the_records_say(make, tokenizer):
     assert (batch.weight == 1).all() and (batch.source == 0).all()
 
 
+def test_sources_come_as_they_weigh(folder, tokenizer):
+    """40 and 14 pairs at 1 and 5: 70 of 110 rows are of the second."""
+    sources = [Source(folder, "train"), Source(folder, "more", 5.0)]
+    with PairTable(sources, tokenizer, size=SIZE, length=LENGTH) as table:
+        whole = _take(_train(table, batch=64), 32)
+        again = _take(_train(table, batch=64, rows=slice(8, 24)), 2)
+    share = np.mean([(batch.source == 1).mean() for batch in whole])
+    assert share == pytest.approx(70 / 110, abs=0.02)
+    for one, part in zip(whole, again):
+        np.testing.assert_array_equal(one.pair_id[8:24], part.pair_id)
+
+
 def test_every_pair_once_an_epoch_in_another_order(make):
     table = make()
     assert table.pairs == sum(1 + number % 3 for number in range(20)) == 39

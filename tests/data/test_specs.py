@@ -31,3 +31,20 @@ def test_sets_are_named_by_split_and_by_more_only_where_two_are_alike(
 def test_a_split_named_twice_is_refused(tmp_path):
     with pytest.raises(UserError, match="twice"):
         parse_sources(f"{tmp_path}#val,{tmp_path}#test, {tmp_path}#val", "config.data.eval")
+
+
+def test_sources_may_weigh(tmp_path):
+    one, other = parse_sources(f"{tmp_path}#train*3, {tmp_path}#val", "config.data.train")
+    assert (one.split, one.weight) == ("train", 3.0)
+    assert (other.split, other.weight) == ("val", 1.0)
+
+
+@pytest.mark.parametrize("weight", ["", "0", "-1", "x", "nan", "inf"])
+def test_a_weight_that_is_no_number_above_0_is_refused(weight, tmp_path):
+    with pytest.raises(UserError, match="is no number above 0"):
+        parse_sources(f"{tmp_path}#train*{weight}", "config.data.train")
+
+
+def test_a_source_named_twice_is_refused_whatever_its_weights(tmp_path):
+    with pytest.raises(UserError, match="twice"):
+        parse_sources(f"{tmp_path}#val*2,{tmp_path}#val", "config.data.train")
