@@ -31,6 +31,8 @@ from jaxtyping import PyTree
 from cots_jax import manifest
 from cots_jax.errors import UserError
 
+FOLDER = "checkpoints"  # within a training folder
+BEST = "best"  # beside it: towers and heads of the step with the best held-out recall
 CLAIM = re.compile(r"(\d+)(\.replaced)?")  # names of folders that may hold a whole checkpoint
 
 

@@ -18,7 +18,7 @@ from cots_jax.objectives.temperature import temperature_of
 from cots_jax.retrieval.embed import Preprocessing
 from cots_jax.retrieval.evaluation import Lineage
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS = checkpoint.FOLDER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,11 @@ class Pretrained:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Pretrained":
-        """Opens the newest good checkpoint of a training folder. Raises UserError."""
-        found = newest(Path(folder))
+        """Opens a training folder: the best towers where the run kept them, else the newest.
+
+        Raises UserError.
+        """
+        found = best_or_newest(Path(folder))
         facts = checkpoint.read_fact(found.path, "facts")
         config = build_config(facts["config"])
         if config.task is not Task.COTS:
@@ -98,6 +101,11 @@ def read_config(workdir: Path) -> Config | None:
         return None
     except ValueError as error:
         raise UserError(f"{file} cannot be read ({error}): choose another --workdir") from error
+
+
+def best_or_newest(folder: Path) -> checkpoint.Found:
+    """The best checkpoint where the run has kept one, else the newest good one."""
+    return checkpoint.latest(folder / checkpoint.BEST) or newest(folder)
 
 
 def newest(folder: Path) -> checkpoint.Found:

@@ -131,6 +131,12 @@ class TestErrors:
             ({"method__alignment__temperature": -0.1}, r"alignment\.temperature = -0\.1 must"),
             ({"method__filter__kappa": 0.0}, r"config\.method\.filter\.kappa = 0\.0 must lie"),
             ({"method__soft_targets": "0 @ 0%, 2 @ 50%"}, r"config\.method\.soft_targets .* 2\.0"),
+            ({"init_from__run": "runs/x"}, r"write config\.data\.tokenizer=init_from"),
+            ({"data__tokenizer": "init_from"}, r"and config\.init_from\.run = ''.*both are set"),
+            (
+                {"init_from__run": "r", "init_from__text": "t", "data__tokenizer": "init_from"},
+                r"leave config\.init_from\.image and \.text empty",
+            ),
             ({"method__contrast": "clip"}, r"choose one of momentum, batch, sigmoid"),
             ({"hardware__fsdp": 0}, r"config\.hardware\.fsdp = 0 must lie between 1"),
             ({"hardware__accumulate": 0}, r"config\.hardware\.accumulate = 0 must lie"),

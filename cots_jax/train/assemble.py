@@ -11,7 +11,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from cots_jax.config import Config, Task
+from cots_jax.config import OF_THE_RUN, Config, Task
 from cots_jax.data.pipeline import PairTable, Source
 from cots_jax.data.records import open_split, read_facts
 from cots_jax.data.specs import lineage_of, parse_sources
@@ -27,10 +27,11 @@ from cots_jax.image_tokenizer import (
 from cots_jax.models.dvae import DvaeConfig
 from cots_jax.models.two_stream import SIZES
 from cots_jax.pretrained import read_config
-from cots_jax.retrieval.evaluation import open_sets
+from cots_jax.retrieval.evaluation import Lineage, open_sets
 from cots_jax.schedule import Clockwork, schedule_values
 from cots_jax.train.cots import CotsTask
 from cots_jax.train.dvae import DvaeTask
+from cots_jax.weights.own import read_origin
 
 DVAES = {
     "dvae-32-8": DvaeConfig(32, 8, codes=128, layers=1, encoder_reach=1),
@@ -42,7 +43,7 @@ DVAES = {
 # May differ from the config that made a workdir: what changes the parameters by rounding at most.
 FREE = frozenset(
     [
-        *("log_every", "checkpoint_every", "evaluate_every", "diagnose_every", "keep"),
+        *("log_every", "checkpoint_every", "evaluate_every", "diagnose_every", "keep", "keep_best"),
         "image_tokenizer_config",
         *(f"data.{key}" for key in ("threads", "cache", "test", "eval", "prepare")),
         *(f"hardware.{key}" for key in ("row", "chips", "fsdp", "tensor", "accumulate")),
@@ -50,6 +51,7 @@ FREE = frozenset(
     ]
 )
 PRECISION = "hardware.precision"
+ORIGIN = "origin.json"  # what the run that this one started from was trained on
 
 
 @contextlib.contextmanager
@@ -103,10 +105,11 @@ def same_origin(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Path
 
     Raises UserError where a run would go on from other rows, or from other words for its ids.
     """
-    if before["lineage"] != now["lineage"]:
+    old, new = ((*f["lineage"], *f.get("fine_tuned_on", ())) for f in (before, now))
+    if old != new:
         raise UserError(
-            f"{workdir} was trained on {', '.join(before['lineage'])}, and here are "
-            f"{', '.join(now['lineage'])} (folder, split, fingerprint of the rows): bring the data "
+            f"{workdir} was trained on {', '.join(old)}, and here are "
+            f"{', '.join(new)} (folder, split, fingerprint of the rows): bring the data "
             "back, or choose another --workdir"
         )
     if before.get("image_tokens", "") != now.get("image_tokens", ""):
@@ -154,15 +157,37 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
             )
         clock = dataclasses.replace(clock, total_steps=total)
         lineage = lineage_of(train, prints)
+        before = _before(config, workdir)
         image_tokenizer = _image_tokenizer(config, workdir)
         if config.task is Task.DVAE:
             task = DvaeTask(config, clock, mesh, table, DVAES[config.model], sets, lineage)
         else:
-            task = CotsTask(config, clock, mesh, table, tokenizer, image_tokenizer, sets, lineage)
+            chain = Lineage(lineage)
+            if before is not None:
+                chain = Lineage(before.trained_on, (*before.fine_tuned_on, *lineage))
+            task = CotsTask(config, clock, mesh, table, tokenizer, image_tokenizer, sets, chain)
             if not (workdir / "config.json").exists():
                 _ = task.initial  # read now, so that what does not fit is found before all else
         _bind(workdir, config, tokenizer, image_tokenizer)
+        if before is not None and not (workdir / ORIGIN).exists():
+            note = {"trained_on": before.trained_on, "fine_tuned_on": before.fine_tuned_on}
+            write_whole(workdir / ORIGIN, json.dumps(note, indent=1) + "\n")
         yield task
+
+
+def _before(config: Config, workdir: Path) -> Lineage | None:
+    """What the run that this one starts from was trained on; by our own note once there is one."""
+    if not config.init_from.run:
+        return None
+    note = workdir / ORIGIN
+    if not note.exists():
+        origin = read_origin(config.init_from.run)
+        return Lineage(origin.trained_on, origin.fine_tuned_on)
+    try:
+        known = json.loads(note.read_text("utf-8"))
+        return Lineage(tuple(known["trained_on"]), tuple(known["fine_tuned_on"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{note} cannot be read ({error}): choose another --workdir") from error
 
 
 def _bind(
@@ -198,6 +223,8 @@ def _tokenizer(config: Config, workdir: Path, train: list[Source]) -> Tokenizer:
     file = workdir / "tokenizer.json"
     if file.exists():
         return load_tokenizer(file)
+    if config.data.tokenizer == OF_THE_RUN:
+        return read_origin(config.init_from.run).tokenizer
     name, _, size = config.data.tokenizer.partition(":")
     if name == "captions":
         if not size.isdigit():

@@ -94,7 +94,7 @@ class CotsTask:
         tokenizer: Tokenizer,
         image_tokenizer: ImageTokenizer | None,
         evaluation: list[EvaluationSet],
-        lineage: tuple[str, ...],
+        lineage: Lineage,
     ) -> None:
         self.config, self.clock, self.mesh = config, clock, mesh
         self.table, self.tokenizer, self.evaluation = table, tokenizer, evaluation
@@ -198,8 +198,8 @@ class CotsTask:
             "codes": self.model.codes,
             "heads": sorted(self.model.heads),
             "preprocessing": dataclasses.asdict(self.preprocessing),
-            "lineage": list(self.lineage),
-            "fine_tuned_on": [],
+            "lineage": list(self.lineage.trained_on),
+            "fine_tuned_on": list(self.lineage.fine_tuned_on),
             "image_tokens": facts.digest if (facts := self.table.token_facts) else "",
         }
 
@@ -271,7 +271,7 @@ class CotsTask:
         online = self.config.evaluation_towers is Towers.ONLINE
         towers = state.params["towers"] if online else state.method.momentum_params
         towers = jax.device_put(jax.device_get(towers), jax.local_devices()[0])
-        lineage = Lineage(self.lineage, towers=str(self.config.evaluation_towers))
+        lineage = dataclasses.replace(self.lineage, towers=str(self.config.evaluation_towers))
         metrics: dict[str, float] = {}
         for chosen in self.evaluation:
             scored = evaluate_set(towers, self.model, self.preprocessing, chosen, lineage)

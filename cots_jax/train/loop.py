@@ -11,9 +11,10 @@ import jax
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
-from cots_jax.config import Config
+from cots_jax.config import Config, Switch
 from cots_jax.pretrained import CHECKPOINTS
 from cots_jax.train.assemble import assembled, claimed, same_origin
+from cots_jax.train.best import Best
 from cots_jax.train.clock import Clock
 from cots_jax.train.cots import CotsTask
 from cots_jax.train.dropped import DroppedLog
@@ -107,6 +108,7 @@ def _run(
     dropped = DroppedLog(workdir, start, task.table)
     guard = SkipGuard(start, total, int(jax.device_get(state.skipped)))
     reporter = Reporter(task.logged, log, progress, clock, guard)
+    best = Best(workdir) if config.keep_best is Switch.ON else None
     try:
         while step < total and not stop.asked:
             with clock.span("data"):
@@ -135,6 +137,11 @@ def _run(
                 with clock.span("evaluation"):
                     recall = task.evaluate(state)
                 reporter.evaluated(step, recall)
+                if best is not None:
+                    with clock.span("checkpoint"):
+                        said = best.consider(step, recall, task.trees(state), task.facts())
+                    if said:
+                        progress.note(said)
             if due["checkpoint"] and step < total:
                 save(step, {})
         # ------------------------------------------------------------ the end

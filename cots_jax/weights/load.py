@@ -13,6 +13,7 @@ from cots_jax.models.two_stream import Params, TwoStreamConfig
 from cots_jax.weights import bert, clip, vit
 from cots_jax.weights.files import fetched, read_tensors
 from cots_jax.weights.mapping import Format, flat, import_tree, nested, recognised
+from cots_jax.weights.own import own_parts
 from cots_jax.weights.positions import Resize, resized_positions
 
 RECOGNISED = 0.5  # least share of a format's names; BERT's and ViT's have a third in common
@@ -45,6 +46,8 @@ def read_initial(init: InitConfig, size: TwoStreamConfig, like: Params) -> Param
     like: the shapes of all parameters. Raises UserError before anything is trained: weights that
     are missing, damaged, of another architecture or another vocabulary.
     """
+    if init.run:
+        return own_parts(init.run, size, like)
     found: dict[str, np.ndarray] = {}
     if init.image:
         tensors = read_tensors(fetched(init.image, "init_from.image"))

@@ -15,6 +15,7 @@ from cots_jax.data.tokenizer import train_wordpiece
 from cots_jax.image_tokenizer import ImageTokenizer
 from cots_jax.models.dvae import DvaeConfig
 from cots_jax.pretrained import CHECKPOINTS, Pretrained
+from cots_jax.retrieval.evaluation import Lineage
 from cots_jax.schedule import Clockwork
 from cots_jax.train import cots
 from cots_jax.train.mesh import make_mesh
@@ -61,7 +62,7 @@ def task(**changes) -> cots.CotsTask:
         train_wordpiece(["bars over rings", "rings over bars"], 40),
         ImageTokenizer(DvaeConfig(16, 8, codes=16), {}, ()),
         [],
-        (),
+        Lineage(()),
     )
 
 

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training folder of ours as the start of another run: its towers, and the heads that fit."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cots_jax import checkpoint
+from cots_jax.data.tokenizer import Tokenizer
+from cots_jax.errors import UserError
+from cots_jax.models.two_stream import Params, TwoStreamConfig
+from cots_jax.weights.mapping import flat, nested
+from cots_jax.weights.positions import Resize, resized_positions
+
+KEY = "config.init_from.run"
+POSITIONS = "image/position_embedding"
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a run starts from: what that was trained on, and its words."""
+
+    trained_on: tuple[str, ...]
+    fine_tuned_on: tuple[str, ...]
+    tokenizer: Tokenizer
+
+
+def read_origin(folder: str) -> Origin:
+    """Of a training folder, its best towers where it kept them. Raises UserError."""
+    found = _newest(folder)
+    facts = checkpoint.read_fact(found.path, "facts")
+    tokenizer = Tokenizer.from_json(facts["tokenizer"])
+    return Origin(tuple(facts["lineage"]), tuple(facts["fine_tuned_on"]), tokenizer)
+
+
+def own_parts(folder: str, size: TwoStreamConfig, like: Params) -> Params:
+    """Both towers, those that its own evaluations use, and the masked heads where they fit.
+
+    Position embeddings of pictures are resized to another grid (bicubic, not antialiased). Raises
+    UserError where a tower is of another shape.
+    """
+    found = _newest(folder)
+    facts = checkpoint.read_fact(found.path, "facts")
+    towers = checkpoint.restore(found.path, "towers")[facts["config"]["evaluation_towers"]]
+    leaves = {path: np.asarray(leaf, np.float32) for path, leaf in flat(towers).items()}
+    wanted = {path: leaf.shape for path, leaf in flat(like["towers"]).items()}
+    if leaves[POSITIONS].shape[1:] == wanted[POSITIONS][1:]:
+        table, side = leaves[POSITIONS], size.vision.side
+        leaves[POSITIONS] = resized_positions(table, side, Resize.BICUBIC)
+    _check(leaves, wanted, folder, facts["config"]["model"])
+    heads = flat(checkpoint.restore(found.path, "heads"))
+    fresh = {path: leaf.shape for path, leaf in flat(like["heads"]).items()}
+    fitting = {p: np.asarray(v, np.float32) for p, v in heads.items() if _fits(p, heads, fresh)}
+    all_of_it = {f"towers/{path}": leaf for path, leaf in leaves.items()}
+    return nested(all_of_it | {f"heads/{path}": leaf for path, leaf in fitting.items()})
+
+
+def _fits(path: str, heads: Mapping[str, Any], fresh: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the whole head that an array belongs to has the shapes of the new one."""
+    head = path.partition("/")[0]
+    old = {p: np.shape(v) for p, v in heads.items() if p.partition("/")[0] == head}
+    return old == {p: shape for p, shape in fresh.items() if p.partition("/")[0] == head}
+
+
+def _check(
+    leaves: Mapping[str, np.ndarray],
+    wanted: Mapping[str, tuple[int, ...]],
+    folder: str,
+    model: str,
+) -> None:
+    words = "text/token_embedding"
+    if leaves[words].shape[0] != wanted[words][0]:
+        raise UserError(
+            f"{folder} embeds {leaves[words].shape[0]:,} tokens and the tokenizer has "
+            f"{wanted[words][0]:,}: set config.data.tokenizer=init_from"
+        )
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    wrong = [
+        f"{path} {shapes.get(path, 'missing')} there, {shape} here"
+        for path, shape in wanted.items()
+        if shapes.get(path) != shape
+    ]
+    wrong += [f"{path} is not in this model" for path in leaves if path not in wanted]
+    if wrong:
+        raise UserError(
+            f"{KEY} = {folder} holds model {model}, whose towers do not fit config.model: "
+            f"{'; '.join(wrong[:3])}"
+        )
+
+
+def _newest(folder: str) -> checkpoint.Found:
+    kept = (Path(folder) / name for name in (checkpoint.BEST, checkpoint.FOLDER))
+    found = next((one for path in kept if (one := checkpoint.latest(path)) is not None), None)
+    if found is None:
+        raise UserError(f"{KEY} = {folder!r} holds no good checkpoint: name a training folder")
+    return found
