@@ -112,6 +112,20 @@ def test_a_fresh_state_has_the_queue_and_the_temperature_that_were_asked_for():
     assert set(fixed.params["heads"]) == {"mvm", "mlm"}
 
 
+def test_a_run_that_compares_its_batch_with_itself_is_restored_whole(tmp_path):
+    method = {"contrast": "sigmoid", "queue_length": 0, "filter": {"state": "off"}}
+    made = task(method=method | {"weight_task": "0"})
+    state = made.fresh()
+    assert state.method == {}
+    trees = made.trees(state)
+    assert trees.keys() == {"towers", "heads", "training"}
+    assert trees["towers"].keys() == {"online"}
+    path = checkpoint.save(tmp_path, 3, trees, {}, keep=checkpoint.Keep(1))
+    found = made.restored(path, made.fresh())
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, found.params, state.params)
+
+
 class AskedError(Exception):
     """Stands for a stream that there are no rows for."""
 
