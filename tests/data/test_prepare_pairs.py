@@ -16,14 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cots_jax.config import UserError
-from cots_jax.data.prepare.pairs import (
-    MAX_SPLITS,
-    Item,
-    PairsOptions,
-    assign_splits,
-    in_order,
-    prepare_pairs,
-)
+from cots_jax.data.prepare.fill import in_order
+from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
+from cots_jax.data.prepare.splits import MAX_SPLITS
+from cots_jax.data.prepare.tables import Item, assign_splits
 from cots_jax.data.prepare.write import Outcome
 from cots_jax.data.records import Record, list_splits, open_split
 
@@ -242,7 +238,9 @@ def test_photographs_of_full_size(shared_data, tmp_path):
     rows = [{"file_name": names[a["image_id"]], "caption": a["caption"]}
             for a in source["annotations"]]  # fmt: skip
     (tmp_path / "t.json").write_text(json.dumps(rows))
-    options = PairsOptions(tmp_path / "t.json", shared_data / "coco_mini" / "val2017", 0.1, 128)
+    options = PairsOptions(
+        tmp_path / "t.json", shared_data / "coco_mini" / "val2017", held_out=0.1, longest_side=128
+    )
     facts = prepare_pairs(tmp_path / "out", options).facts
     assert facts["groups"] == len(names) == 79
     assert sum(c["pairs"] for c in facts["splits"].values()) + sum(facts["drops"].values()) == len(

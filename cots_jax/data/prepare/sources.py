@@ -12,6 +12,7 @@ from typing import Any
 
 from cots_jax.config import UserError
 from cots_jax.data.prepare.captions import is_unicode
+from cots_jax.data.prepare.samples import BadRow
 
 IMAGE_COLUMNS = (
     "image", "image_path", "image_name", "image_file", "file", "filepath", "file_path",
@@ -42,15 +43,6 @@ class Row:
     captions: tuple[str, ...]
     split: str | None
     source_row: str
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A line that cannot be used, and why."""
-
-    reason: str
-    source_row: str
-    image: str = ""
 
 
 def read_table(path: pathlib.Path, columns: Columns) -> Iterator[Row | BadRow]:
@@ -95,7 +87,7 @@ def _column(names: list[str], wanted: str | None, known: tuple[str, ...], flag: 
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """The columns of one table by their names in it."""
 
     image: str
@@ -103,8 +95,8 @@ class _Found:
     has_splits: bool  # then every row needs one: a row without would land in a split of our choice
 
 
-def _find_columns(names: list[str], columns: Columns, has_splits: bool) -> _Found:
-    return _Found(
+def _find_columns(names: list[str], columns: Columns, has_splits: bool) -> Found:
+    return Found(
         _column(names, columns.image, IMAGE_COLUMNS, "image_column"),
         _column(names, columns.caption, CAPTION_COLUMNS, "caption_column"),
         has_splits,
@@ -115,7 +107,7 @@ def _split_column(names: Iterable[str]) -> str | None:
     return next((name for name in names if name.lower() == SPLIT_COLUMN), None)
 
 
-def _row(values: dict[str, Any], found: _Found, source_row: str) -> Row | BadRow:
+def row_of(values: dict[str, Any], found: Found, source_row: str) -> Row | BadRow:
     """A row from the values of a line by column."""
     image, captions = _stripped(values, found.image), values.get(found.caption)
     if not image:
@@ -154,7 +146,7 @@ def _json_rows(path: pathlib.Path, lines: list[str], columns: Columns) -> Iterat
             yield BadRow("row_unreadable", source_row)
             continue
         found = found or _find_columns(list(values), columns, has_splits)
-        yield _row(values, found, source_row)
+        yield row_of(values, found, source_row)
 
 
 def _json_values(path: pathlib.Path, lines: list[str]) -> Iterator[tuple[int, Any]]:
@@ -195,7 +187,7 @@ def _delimited_rows(
         if cells is None or len(cells) != len(header):
             yield BadRow("row_unreadable", source_row)
         else:
-            yield _row(dict(zip(header, cells)), found, source_row)
+            yield row_of(dict(zip(header, cells)), found, source_row)
 
 
 def _cells(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:

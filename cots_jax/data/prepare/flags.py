@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of the prepare door."""
+
+import argparse
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from cots_jax.data.prepare.coco import CocoOptions, prepare_coco
+from cots_jax.data.prepare.emoji import prepare_emoji
+from cots_jax.data.prepare.karpathy import KarpathyOptions, prepare_karpathy
+from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
+from cots_jax.data.prepare.settings import Settings
+from cots_jax.data.prepare.write import Prepared
+
+Make = Callable[..., Prepared]  # (out, **flags of its own)
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Its result has `make`, to be called with `out` and the flags that are left when those of
+    the door are taken away."""
+    top = argparse.ArgumentParser(prog="python -m cots_jax.prepare", description=description)
+    kinds = top.add_subparsers(dest="kind", required=True)
+    door, shared = _door_flags(), _shared_flags()
+
+    def source(name: str, make: Make, help: str) -> Callable[..., Any]:
+        added = kinds.add_parser(name, parents=[door, shared], help=help)
+        added.set_defaults(make=make)
+        return added.add_argument
+
+    emoji = kinds.add_parser("emoji", parents=[door], help="7,874 drawings with their names")
+    emoji.add_argument("--size", type=int, default=72, help="pixels a side (default 72)")
+    emoji.set_defaults(make=prepare_emoji)
+
+    pictures = {"required": True, "type": pathlib.Path, "help": "a folder or an uncompressed tar"}
+    add = source("pairs", _with(PairsOptions, prepare_pairs), "your own pairs")
+    add("--captions", required=True, type=pathlib.Path, help="a CSV, TSV or JSONL file")
+    add("--images", **pictures)
+    _add_columns(add)
+    add = source(
+        "karpathy", _with(KarpathyOptions, prepare_karpathy), "COCO or Flickr, as reported"
+    )
+    add("--captions", required=True, type=pathlib.Path, help="dataset_coco.json or the like")
+    add("--images", **pictures)
+    add = source("coco", _with(CocoOptions, prepare_coco), "COCO's own caption files")
+    add(
+        "--captions", required=True, type=_paths, help="captions_val2017.json, or several by commas"
+    )
+    add("--images", **pictures)
+    return top
+
+
+def _with(options: Callable[..., Settings], prepare: Callable[..., Prepared]) -> Make:
+    return lambda out, **flags: prepare(out, options(**flags))
+
+
+def _paths(text: str) -> tuple[pathlib.Path, ...]:
+    return tuple(pathlib.Path(part) for part in text.split(",") if part)
+
+
+def _door_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    add = flags.add_argument
+    add("--out", required=True, type=pathlib.Path, help="the folder to make")
+    add("--image_tokens", help="an image tokenizer, to make the pictures' codes ahead of time")
+    add("--model", default="b16-384", help="whose patches the codes fit (default b16-384)")
+    add("--json", action="store_true", help="print dataset.json on stdout")
+    return flags
+
+
+def _shared_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    add = flags.add_argument
+    add("--held_out", type=float, default=0.05, help="part kept as split val (default 0.05)")
+    add("--longest_side", type=int, default=256, help="pixels (default 256)")
+    add("--name", help="of the data set (default: the name of the --out folder)")
+    return flags
+
+
+def _add_columns(add: Callable[..., Any]) -> None:
+    add("--image_column", help="where the names of the columns do not say it")
+    add("--caption_column", help="where the names of the columns do not say it")
