@@ -134,7 +134,7 @@ def test_equal_files_share_a_group_and_never_lie_in_two_splits(tmp_path):
 
 
 def _items(names: list[str]) -> list[Item]:
-    return [Item(name, None, "t", name, ["x"]) for name in names]
+    return [Item(name, None, "t", name) for name in names]
 
 
 def test_the_held_out_part_is_about_right_and_moves_nothing_when_the_table_grows():
@@ -160,7 +160,7 @@ def test_something_is_held_out_and_something_is_left(names):
 
 
 def test_a_split_column_of_another_meaning_is_noticed():
-    items = [Item(str(i), str(i), "t", str(i), ["x"]) for i in range(MAX_SPLITS + 1)]
+    items = [Item(str(i), str(i), "t", str(i)) for i in range(MAX_SPLITS + 1)]
     with pytest.raises(UserError, match="101 splits"):
         assign_splits(items, 0.0)
 

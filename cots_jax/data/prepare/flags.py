@@ -11,6 +11,7 @@ from cots_jax.data.prepare.emoji import prepare_emoji
 from cots_jax.data.prepare.karpathy import KarpathyOptions, prepare_karpathy
 from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
 from cots_jax.data.prepare.settings import Settings
+from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
 from cots_jax.data.prepare.write import Prepared
 
 Make = Callable[..., Prepared]  # (out, **flags of its own)
@@ -47,6 +48,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         "--captions", required=True, type=_paths, help="captions_val2017.json, or several by commas"
     )
     add("--images", **pictures)
+    add = source(
+        "webdataset", _with(WebdatasetOptions, prepare_webdataset), "plain tars of samples"
+    )
+    add("--source", required=True, type=pathlib.Path, help="a folder of tars or one of them")
+    add("--caption_column", help="a key of the .json files (default: .txt files, then known keys)")
     return top
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cots_jax.data.prepare.captions import Repeats
 from cots_jax.data.prepare.fill import Source, prepare_source
 from cots_jax.data.prepare.json_stream import list_elements
 from cots_jax.data.prepare.samples import BadRow
@@ -17,7 +18,7 @@ from cots_jax.data.prepare.settings import Settings, require_file
 from cots_jax.data.prepare.shards import file_digest
 from cots_jax.data.prepare.sources import Found, Row, row_of
 from cots_jax.data.prepare.splits import TRAIN
-from cots_jax.data.prepare.tables import Repeats, images_arguments, table_units
+from cots_jax.data.prepare.tables import images_arguments, table_units
 from cots_jax.data.prepare.write import Prepared
 
 RESTVAL = "restval"  # COCO's validation pictures that are in neither val nor test: trained on

@@ -4,11 +4,12 @@
 import pathlib
 from dataclasses import dataclass
 
+from cots_jax.data.prepare.captions import Repeats
 from cots_jax.data.prepare.fill import Source, prepare_source
 from cots_jax.data.prepare.settings import Settings, require_file
 from cots_jax.data.prepare.shards import file_digest
 from cots_jax.data.prepare.sources import Columns, read_table
-from cots_jax.data.prepare.tables import Repeats, images_arguments, table_units
+from cots_jax.data.prepare.tables import images_arguments, table_units
 from cots_jax.data.prepare.write import Prepared
 
 

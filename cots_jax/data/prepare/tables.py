@@ -6,11 +6,10 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from cots_jax.config import UserError
-from cots_jax.data.prepare.captions import clean_caption, fault_of
+from cots_jax.data.prepare.captions import Captions, Repeats, add_caption
 from cots_jax.data.prepare.images import Images, folder_digest
 from cots_jax.data.prepare.pictures import PictureError
 from cots_jax.data.prepare.samples import BadRow, Sample, Unit
@@ -27,13 +26,6 @@ from cots_jax.data.prepare.splits import (
 UNIT = 1000  # pictures; own choice
 
 
-class Repeats(StrEnum):
-    """What becomes of a caption that its picture has already."""
-
-    DROP = "drop"
-    KEEP = "keep"  # published protocols count them
-
-
 @dataclass
 class Item:
     """One picture with all its captions, gathered over the rows of the table."""
@@ -42,26 +34,12 @@ class Item:
     split: str | None
     source_row: str
     located: str
-    captions: list[str] = field(default_factory=list)
-    raw_captions: list[str] = field(default_factory=list)
-
-    def add(self, raws: Iterable[str], source_row: str, repeats: Repeats) -> Iterator[BadRow]:
-        """Takes the good captions, yields the others."""
-        for raw in raws:
-            fault = fault_of(raw)
-            cleaned = clean_caption(raw)
-            if fault is None and repeats is Repeats.DROP and cleaned in self.captions:
-                fault = "caption_duplicate"
-            if fault is None:
-                self.captions.append(cleaned)
-                self.raw_captions.append(raw)
-            else:
-                yield BadRow(fault, source_row, self.image, (("caption", raw[:200]),))
+    captions: Captions = field(default_factory=Captions)
 
     def sample(self, images: Images) -> Sample:
         """The picture with its captions, to be read when it is decoded."""
         read = functools.partial(images.read, self.located)
-        texts = tuple(self.captions), tuple(self.raw_captions)
+        texts = tuple(self.captions.cleaned), tuple(self.captions.raw)
         return Sample(self.image, *texts, self.split, self.source_row, read)
 
 
@@ -90,8 +68,11 @@ def gather(rows: Iterable[Row | BadRow], images: Images, repeats: Repeats) -> Ga
         if item.split != row.split:
             rejects.append(BadRow("picture_in_two_splits", row.source_row, row.image))
             continue
-        rejects += item.add(row.captions, row.source_row, repeats)
-    return Gathered([item for item in items.values() if item.captions], rejects)
+        for raw in row.captions:
+            add_caption(item.captions, raw, row.source_row, row.image, repeats)
+        rejects += item.captions.rejects
+        item.captions.rejects.clear()
+    return Gathered([item for item in items.values() if item.captions.cleaned], rejects)
 
 
 def assign_splits(items: list[Item], held_out: float) -> None:
