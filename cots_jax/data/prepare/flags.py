@@ -8,6 +8,8 @@ from typing import Any
 
 from cots_jax.data.prepare.coco import CocoOptions, prepare_coco
 from cots_jax.data.prepare.emoji import prepare_emoji
+from cots_jax.data.prepare.huggingface import HuggingFaceOptions, prepare_huggingface
+from cots_jax.data.prepare.img2dataset import Img2datasetOptions, prepare_img2dataset
 from cots_jax.data.prepare.karpathy import KarpathyOptions, prepare_karpathy
 from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
 from cots_jax.data.prepare.settings import Settings
@@ -15,6 +17,7 @@ from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdatas
 from cots_jax.data.prepare.write import Prepared
 
 Make = Callable[..., Prepared]  # (out, **flags of its own)
+Add = Callable[..., Any]  # add_argument of a parser
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -24,7 +27,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     kinds = top.add_subparsers(dest="kind", required=True)
     door, shared = _door_flags(), _shared_flags()
 
-    def source(name: str, make: Make, help: str) -> Callable[..., Any]:
+    def source(name: str, make: Make, help: str) -> Add:
         added = kinds.add_parser(name, parents=[door, shared], help=help)
         added.set_defaults(make=make)
         return added.add_argument
@@ -32,28 +35,48 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     emoji = kinds.add_parser("emoji", parents=[door], help="7,874 drawings with their names")
     emoji.add_argument("--size", type=int, default=72, help="pixels a side (default 72)")
     emoji.set_defaults(make=prepare_emoji)
-
-    pictures = {"required": True, "type": pathlib.Path, "help": "a folder or an uncompressed tar"}
-    add = source("pairs", _with(PairsOptions, prepare_pairs), "your own pairs")
-    add("--captions", required=True, type=pathlib.Path, help="a CSV, TSV or JSONL file")
-    add("--images", **pictures)
-    _add_columns(add)
-    add = source(
-        "karpathy", _with(KarpathyOptions, prepare_karpathy), "COCO or Flickr, as reported"
-    )
-    add("--captions", required=True, type=pathlib.Path, help="dataset_coco.json or the like")
-    add("--images", **pictures)
-    add = source("coco", _with(CocoOptions, prepare_coco), "COCO's own caption files")
-    add(
-        "--captions", required=True, type=_paths, help="captions_val2017.json, or several by commas"
-    )
-    add("--images", **pictures)
-    add = source(
-        "webdataset", _with(WebdatasetOptions, prepare_webdataset), "plain tars of samples"
-    )
-    add("--source", required=True, type=pathlib.Path, help="a folder of tars or one of them")
-    add("--caption_column", help="a key of the .json files (default: .txt files, then known keys)")
+    _table_sources(source)
+    _file_sources(source)
     return top
+
+
+def _table_sources(source: Callable[[str, Make, str], Add]) -> None:
+    """Captions in a file, pictures by their names in it."""
+    add = source("pairs", _with(PairsOptions, prepare_pairs), "your own pairs")
+    add("--captions", required=True, type=pathlib.Path, help="a CSV, TSV, JSONL or parquet file")
+    _add_images(add)
+    _add_columns(add)
+    make = _with(KarpathyOptions, prepare_karpathy)
+    add = source("karpathy", make, "COCO and Flickr by the splits that papers report")
+    add("--captions", required=True, type=pathlib.Path, help="dataset_coco.json or the like")
+    _add_images(add)
+    add = source("coco", _with(CocoOptions, prepare_coco), "COCO's own caption files")
+    add("--captions", required=True, type=_paths, help="captions_val2017.json,… (one or several)")
+    _add_images(add)
+
+
+def _file_sources(source: Callable[[str, Make, str], Add]) -> None:
+    """Captions and pictures in the same files."""
+    make = _with(WebdatasetOptions, prepare_webdataset)
+    add = source("webdataset", make, "plain tars of pictures and captions")
+    _add_source(add, "a folder of tars or one of them")
+    add("--caption_column", help="a key of the .json files (default: .txt files, then known keys)")
+    make = _with(Img2datasetOptions, prepare_img2dataset)
+    add = source("img2dataset", make, "what img2dataset has fetched")
+    _add_source(add, "its output folder: tars, files or parquet")
+    add("--caption_column", help="default: caption")
+    make = _with(HuggingFaceOptions, prepare_huggingface)
+    add = source("hf", make, "a Hugging Face dataset on this disk")
+    _add_source(add, "a folder of parquet or Arrow files, or one of them")
+    _add_columns(add)
+
+
+def _add_images(add: Add) -> None:
+    add("--images", required=True, type=pathlib.Path, help="a folder or an uncompressed tar")
+
+
+def _add_source(add: Add, help: str) -> None:
+    add("--source", required=True, type=pathlib.Path, help=help)
 
 
 def _with(options: Callable[..., Settings], prepare: Callable[..., Prepared]) -> Make:
@@ -83,6 +106,6 @@ def _shared_flags() -> argparse.ArgumentParser:
     return flags
 
 
-def _add_columns(add: Callable[..., Any]) -> None:
+def _add_columns(add: Add) -> None:
     add("--image_column", help="where the names of the columns do not say it")
     add("--caption_column", help="where the names of the columns do not say it")

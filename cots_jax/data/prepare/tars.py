@@ -73,7 +73,7 @@ def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
         with tarfile.open(path, "r:") as tar, path.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
             while (member := tar.next()) is not None:
-                tar.members.clear()  # it would keep a header of every member
+                vars(tar)["members"].clear()  # it would keep a header of every member
                 key, _, ending = _split(member.name)
                 if not member.isreg() or ending not in PICTURES + TEXTS:
                     continue
