@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cots_jax.config import UserError
-from cots_jax.data.prepare.fill import in_order
 from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
 from cots_jax.data.prepare.splits import MAX_SPLITS
 from cots_jax.data.prepare.tables import Item, assign_splits
+from cots_jax.data.prepare.threads import in_order
 from cots_jax.data.prepare.write import Outcome
 from cots_jax.data.records import Record, list_splits, open_split
 

@@ -13,6 +13,7 @@ from cots_jax.data.prepare.img2dataset import Img2datasetOptions, prepare_img2da
 from cots_jax.data.prepare.karpathy import KarpathyOptions, prepare_karpathy
 from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
 from cots_jax.data.prepare.settings import Settings
+from cots_jax.data.prepare.twins import Duplicates
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
 from cots_jax.data.prepare.write import Prepared
 
@@ -103,6 +104,9 @@ def _shared_flags() -> argparse.ArgumentParser:
     add("--held_out", type=float, default=0.05, help="part kept as split val (default 0.05)")
     add("--longest_side", type=int, default=256, help="pixels (default 256)")
     add("--name", help="of the data set (default: the name of the --out folder)")
+    add("--exclude", help="FOLDER#SPLIT,…: prepared splits whose pictures are left out")
+    add("--duplicates", type=Duplicates, choices=list(Duplicates), default=Duplicates.KEEP,
+        help="of one picture, also saved anew: keep (default) or drop")  # fmt: skip
     return flags
 
 

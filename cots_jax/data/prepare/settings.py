@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cots_jax.config import UserError
+from cots_jax.data.prepare.twins import Duplicates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +16,8 @@ class Settings:
     held_out: float = 0.05  # of the pictures; without effect where the source has splits
     longest_side: int = 256  # pixels
     name: str | None = None  # of the data set; None: that of the folder
+    exclude: str | None = None  # FOLDER#SPLIT,…: prepared splits whose pictures are left out
+    duplicates: Duplicates = Duplicates.KEEP
 
     def check(self) -> None:
         """UserError where a flag is out of its range."""
@@ -25,7 +28,11 @@ class Settings:
 
     def arguments(self) -> dict[str, Any]:
         """What of this decides over the records, for `dataset.json`."""
-        return {"held_out": self.held_out, "longest_side": self.longest_side}
+        found: dict[str, Any] = {"held_out": self.held_out, "longest_side": self.longest_side}
+        # only where it says something: folders made before there was a choice are still the same
+        if self.duplicates is not Duplicates.KEEP:
+            found["duplicates"] = str(self.duplicates)
+        return found
 
     def name_for(self, out: pathlib.Path) -> str:
         """The name of the data set that is written to `out`."""
