@@ -10,6 +10,7 @@ from cots_jax.data.prepare.coco import CocoOptions, prepare_coco
 from cots_jax.data.prepare.emoji import prepare_emoji
 from cots_jax.data.prepare.huggingface import HuggingFaceOptions, prepare_huggingface
 from cots_jax.data.prepare.img2dataset import Img2datasetOptions, prepare_img2dataset
+from cots_jax.data.prepare.inspection import Inspection, inspect
 from cots_jax.data.prepare.karpathy import KarpathyOptions, prepare_karpathy
 from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
 from cots_jax.data.prepare.settings import Settings
@@ -17,7 +18,7 @@ from cots_jax.data.prepare.twins import Duplicates
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
 from cots_jax.data.prepare.write import Prepared
 
-Make = Callable[..., Prepared]  # (out, **flags of its own)
+Make = Callable[..., Prepared | Inspection]  # (out, **flags of its own)
 Add = Callable[..., Any]  # add_argument of a parser
 
 
@@ -38,6 +39,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     emoji.set_defaults(make=prepare_emoji)
     _table_sources(source)
     _file_sources(source)
+    found = kinds.add_parser("inspect", help="what is in a prepared folder, with a contact sheet")
+    found.add_argument("folder", type=pathlib.Path, help="a prepared folder")
+    found.add_argument("--out", type=pathlib.Path, help="where the sheet goes (default: FOLDER)")
+    found.add_argument("--json", action="store_true", help="print what was found on stdout")
+    found.set_defaults(make=inspect)
     return top
 
 

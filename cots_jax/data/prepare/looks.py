@@ -2,9 +2,11 @@
 """What a picture looks like, in 88 bytes, and those that look alike.
 
 Own choice throughout, after the difference hash: each of 16 x 16 cells says whether the grey right
-of it is brighter, and 4 x 4 cells keep their colour. On 7,000 photographs of one set no two
-pictures that are not the same one lie within both limits, while a copy saved at JPEG quality 20 or
-at a quarter of its side does; one that was cropped, mirrored or recoloured does not.
+of it is brighter, and 4 x 4 cells keep their colour. Among the 7,000 photographs of Flickr8k's
+train and val one pair lies within both limits, and it is one picture twice; of 1,000 copies saved
+at JPEG quality 20 three lie beyond them, of 1,000 at a quarter of their side five. What was
+cropped, mirrored or recoloured is not found. Drawings are too much alike for it: a third of all
+emoji look like another one.
 """
 
 import hashlib
