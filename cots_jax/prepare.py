@@ -15,6 +15,8 @@ def main() -> int:
     tokenizer, model = (options.pop(key, None) for key in ("image_tokens", "model"))
     del options["kind"]
     try:
+        if tokenizer and options.get("task"):
+            raise UserError("--image_tokens is for the whole set: give it to merge, not to a task")
         prepared = make(out, **options)
         print(prepared.summary(), file=sys.stderr)
         if tokenizer:

@@ -12,8 +12,10 @@ from cots_jax.data.prepare.huggingface import HuggingFaceOptions, prepare_huggin
 from cots_jax.data.prepare.img2dataset import Img2datasetOptions, prepare_img2dataset
 from cots_jax.data.prepare.inspection import Inspection, inspect
 from cots_jax.data.prepare.karpathy import KarpathyOptions, prepare_karpathy
+from cots_jax.data.prepare.merge import merge_parts
 from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
 from cots_jax.data.prepare.settings import Settings
+from cots_jax.data.prepare.tasks import parse_task
 from cots_jax.data.prepare.twins import Duplicates
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
 from cots_jax.data.prepare.write import Prepared
@@ -39,6 +41,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     emoji.set_defaults(make=prepare_emoji)
     _table_sources(source)
     _file_sources(source)
+    merge = kinds.add_parser("merge", parents=[door], help="join the parts that --task has made")
+    merge.set_defaults(make=merge_parts)
     found = kinds.add_parser("inspect", help="what is in a prepared folder, with a contact sheet")
     found.add_argument("folder", type=pathlib.Path, help="a prepared folder")
     found.add_argument("--out", type=pathlib.Path, help="where the sheet goes (default: FOLDER)")
@@ -111,6 +115,7 @@ def _shared_flags() -> argparse.ArgumentParser:
     add("--longest_side", type=int, default=256, help="pixels (default 256)")
     add("--name", help="of the data set (default: the name of the --out folder)")
     add("--exclude", help="FOLDER#SPLIT,…: prepared splits whose pictures are left out")
+    add("--task", type=parse_task, help="i/n: only this share, to be joined by merge")
     add("--duplicates", type=Duplicates, choices=list(Duplicates), default=Duplicates.KEEP,
         help="of one picture, also saved anew: keep (default) or drop")  # fmt: skip
     return flags

@@ -43,9 +43,11 @@ class Leakage:
         self._looks.add(seen.look)
         self._held.append(held)
 
-    def twin(self, file: int, look: Look) -> Twin | None:
+    def twin(self, file: int, look: Look | None) -> Twin | None:
         """The excluded picture that a picture is: the same file or pixels, or one that looks
         the same."""
+        if look is None:
+            return None
         same = self._files.get(file) or self._pixels.get(int(look["pixels"]))
         if same is not None:
             return Twin(same.id, same.name, "picture_excluded")

@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from cots_jax.data.prepare.traces import ordinal
+
 T = TypeVar("T")
 
 
@@ -31,17 +33,20 @@ def track(items: Sequence[T], what: str) -> Iterator[T]:
         yield from progress.track(items, total=len(items), description=what)
 
 
-def track_units(units: Sequence[Callable[[], Iterator[T]]], what: str) -> Iterator[T]:
-    """Goes through the items of all units; how many there will be is told by the units so far."""
+def track_units(
+    units: Sequence[Callable[[], Iterator[T]]], what: str, first: int = 0
+) -> Iterator[tuple[int, T]]:
+    """(ordinal, item) of all units, of which the first has the number `first`; how many there will
+    be is told by the units so far."""
     done = 0
     with _progress() as progress:
         task = progress.add_task(what, total=None)
-        for number, unit in enumerate(units, 1):
-            for item in unit():
-                yield item
+        for number, unit in enumerate(units):
+            for place, item in enumerate(unit()):
+                yield ordinal(first + number, place), item
                 done += 1
                 progress.advance(task)
-            progress.update(task, total=round(done * len(units) / number))
+            progress.update(task, total=round(done * len(units) / (number + 1)))
 
 
 def _progress() -> Progress:

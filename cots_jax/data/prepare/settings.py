@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cots_jax.config import UserError
+from cots_jax.data.prepare.tasks import Task
 from cots_jax.data.prepare.twins import Duplicates
 
 
@@ -18,6 +19,7 @@ class Settings:
     name: str | None = None  # of the data set; None: that of the folder
     exclude: str | None = None  # FOLDER#SPLIT,…: prepared splits whose pictures are left out
     duplicates: Duplicates = Duplicates.KEEP
+    task: Task | None = None  # a share of the source; None: all of it
 
     def check(self) -> None:
         """UserError where a flag is out of its range."""
