@@ -19,10 +19,11 @@ def add_grouped(
     if twins and twin and twins.drops(split, twin):
         reject(twin_reject(twin, record.id, record.source_row), writer)
         return
+    group_id = twin.group_id if twin else writer.new_group()
     if twins and twin is None:
-        twins.add(record.id, split, trace.file, trace.look)
+        twins.add(record.id, split, group_id, trace.file, trace.look)
     group = twin.id if twin else record.id
-    grouped = dataclasses.replace(record, group=group, group_id=writer.group_id(group))
+    grouped = dataclasses.replace(record, group=group, group_id=group_id)
     writer.add(split, grouped, trace)
 
 

@@ -50,14 +50,13 @@ class Leakage:
             return None
         same = self._files.get(file) or self._pixels.get(int(look["pixels"]))
         if same is not None:
-            return Twin(same.id, same.name, "picture_excluded")
+            return Twin(same.id, same.name, -1, "picture_excluded")
         near = self._looks.nearest(look)
         if near is None:
             return None
         number, distance = near
-        return Twin(
-            self._held[number].id, self._held[number].name, "picture_near_excluded", distance
-        )
+        alike = self._held[number]
+        return Twin(alike.id, alike.name, -1, "picture_near_excluded", distance)
 
 
 @dataclass(frozen=True)

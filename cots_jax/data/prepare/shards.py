@@ -14,7 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from cots_jax.config import UserError
 from cots_jax.data.prepare.traces import NAME as TRACE_NAME
-from cots_jax.data.prepare.traces import Trace, trace_file, trace_row, write_traces
+from cots_jax.data.prepare.traces import TRACE, Trace, trace_bytes, trace_file, write_traces
 from cots_jax.data.records import INDEX_FILE, Record, pack_record
 
 SHARD_BYTES = 256 * 2**20  # own choice: few files, yet enough of them to read in parallel
@@ -47,7 +47,7 @@ class SplitWriter:
         self._records_in_shard = [len(traces) for traces in finished]
         self._captions_per_record = array("i")
         self._group_id = array("i")
-        self._traces: list[np.ndarray] = []  # of the open shard
+        self._traces = bytearray()  # of the open shard's records, one after the other
         for traces in finished:
             self._captions_per_record.extend(traces["captions"].tolist())
             self._group_id.extend(traces["group_id"].tolist())
@@ -64,7 +64,7 @@ class SplitWriter:
         self._captions_per_record.append(len(record.captions))
         self._group_id.append(record.group_id)
         if trace is not None:
-            self._traces.append(trace_row(trace, len(record.captions), record.group_id))
+            self._traces += trace_bytes(trace, len(record.captions), record.group_id)
 
     def _next_shard(self) -> ArrayRecordWriter:
         self._end_shard()
@@ -78,11 +78,11 @@ class SplitWriter:
         """Closes a shard that is full, or the last one, and leaves its traces beside it."""
         was_open = self._writer is not None
         self.close()
-        if was_open and len(self._traces) == self._records_in_shard[-1]:
+        traces = np.frombuffer(bytes(self._traces), TRACE)
+        self._traces = bytearray()
+        if was_open and len(traces) == self._records_in_shard[-1]:
             number = len(self._records_in_shard) - 1
-            traces = trace_file(self._folder, number)
-            write_traces(traces, self._traces, self._writing(number))
-        self._traces = []
+            write_traces(trace_file(self._folder, number), traces, self._writing(number))
 
     def _writing(self, number: int) -> pathlib.Path:
         return self._folder / f"shard-{number:05d}.writing"

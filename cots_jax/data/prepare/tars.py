@@ -5,9 +5,10 @@ import json
 import os
 import pathlib
 import tarfile
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any, cast
 
 from cots_jax.data.prepare.images import safe_name
 from cots_jax.data.prepare.pictures import MAX_BYTES, PictureError
@@ -15,25 +16,68 @@ from cots_jax.data.prepare.samples import BadRow
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
 TEXTS = ("txt", "json")
+AHEAD = 2**15  # bytes
 MOST_TEXT = 2**20  # bytes of a caption file; own choice
+
+
+class TarFile:
+    """The bytes of a tar, for the tar reader and for any thread that reads a member.
+
+    Read ahead, since a call of the system for each step costs more than small pictures do; closed
+    when the last of its members has been let go.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        self.length = os.fstat(self._file).st_size
+        self._at = 0
+        self._ahead = b""
+        self._ahead_from = 0
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Bytes of a member; OSError."""
+        return os.pread(self._file, size, offset)
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to a place of the file: the tar reader asks for no other kind."""
+        assert whence == os.SEEK_SET
+        self._at = offset
+        return offset
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        if size < 0:
+            size = max(0, self.length - self._at)
+        if size > AHEAD:
+            found = self.pread(size, self._at)
+        else:
+            first = self._at - self._ahead_from
+            if not 0 <= first <= len(self._ahead) - size:
+                self._ahead, self._ahead_from, first = self.pread(AHEAD, self._at), self._at, 0
+            found = self._ahead[first : first + size]
+        self._at += len(found)
+        return found
 
 
 @dataclass(frozen=True)
 class Span:
     """Where a member's bytes lie in the tar."""
 
-    path: pathlib.Path
+    tar: TarFile
     offset: int
     size: int
 
     def read(self) -> bytes:
-        """The bytes; PictureError. Opened anew each time, so that no thread waits for another."""
+        """The bytes; PictureError."""
         if self.size > MAX_BYTES:
             raise PictureError("picture_too_large")
         try:
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                return file.read(self.size)
+            return self.tar.pread(self.size, self.offset)
         except OSError as error:
             raise PictureError("picture_unreadable") from error
 
@@ -70,8 +114,9 @@ def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
     sample: TarSample | None = None
     broken: BadRow | None = None
     try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
-            length = os.fstat(file.fileno()).st_size
+        file = TarFile(path)
+        # only these three are asked of a file that is read
+        with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as tar:
             while (member := tar.next()) is not None:
                 vars(tar)["members"].clear()  # it would keep a header of every member
                 key, _, ending = _split(member.name)
@@ -81,9 +126,9 @@ def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
                     if sample is not None:
                         yield sample
                     sample = TarSample(key)
-                if member.offset_data + member.size > length:
+                if member.offset_data + member.size > file.length:
                     raise tarfile.ReadError("unexpected end of data")
-                span = Span(path, member.offset_data, member.size)
+                span = Span(file, member.offset_data, member.size)
                 _take(sample, span, ending)
             file.seek(tar.offset)
             if not is_end_mark(file.read(tarfile.BLOCKSIZE)):
@@ -124,4 +169,5 @@ def _take(sample: TarSample, span: Span, ending: str) -> None:
     elif span.size > MOST_TEXT:
         sample.fault = "caption_too_long"
     else:
-        sample.texts[ending] = span.read()
+        span.tar.seek(span.offset)
+        sample.texts[ending] = span.tar.read(span.size)

@@ -46,14 +46,14 @@ def ordinal(unit: int, place: int) -> int:
     return unit << UNIT_BITS | place
 
 
-def trace_row(trace: Trace, captions: int, group_id: int) -> np.ndarray:
+def trace_bytes(trace: Trace, captions: int, group_id: int) -> bytes:
     """A trace as it is kept."""
     row = np.zeros((), TRACE)
     row["ordinal"], row["file"] = trace.ordinal, trace.file
     row["captions"], row["group_id"] = captions, group_id
     if trace.look is not None:
         row["look"] = trace.look
-    return row
+    return row.tobytes()
 
 
 def trace_file(folder: pathlib.Path, number: int) -> pathlib.Path:
@@ -61,10 +61,10 @@ def trace_file(folder: pathlib.Path, number: int) -> pathlib.Path:
     return folder / f"shard-{number:05d}.trace.npz"
 
 
-def write_traces(path: pathlib.Path, rows: Sequence[np.ndarray], shard: pathlib.Path) -> None:
+def write_traces(path: pathlib.Path, traces: np.ndarray, shard: pathlib.Path) -> None:
     """Says that a closed shard is finished."""
     unfinished = path.with_name(path.name + ".writing.npz")
-    np.savez(unfinished, traces=np.stack(rows), bytes=shard.stat().st_size)
+    np.savez(unfinished, traces=traces, bytes=shard.stat().st_size)
     unfinished.replace(path)
 
 
@@ -124,6 +124,8 @@ class Finished:
         return len(self._ordinals)
 
     def _row(self, ordinal: int) -> int | None:
+        if not len(self):
+            return None
         row = int(np.searchsorted(self._ordinals, ordinal))
         return row if row < len(self) and self._ordinals[row] == ordinal else None
 

@@ -20,14 +20,19 @@ class Twin:
 
     id: str
     split: str
+    group_id: int  # -1 where it is in another set
     reason: str  # what a later picture is rejected for
     distance: int = 0  # bits of the look that differ
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Seen:
     id: str
     split: str
+    group_id: int
+
+    def twin(self, reason: str, distance: int = 0) -> Twin:
+        return Twin(self.id, self.split, self.group_id, reason, distance)
 
 
 class Twins:
@@ -50,26 +55,25 @@ class Twins:
         if first is not None:
             other = first.split != split
             reason = "picture_also_in_another_split" if other else "picture_duplicate"
-            return Twin(first.id, first.split, reason)
+            return first.twin(reason)
         if self._duplicates is Duplicates.KEEP or look is None:
             return None
         same = self._pixels.get(int(look["pixels"]))
         if same is not None:
-            return Twin(same.id, same.split, "picture_duplicate")
+            return same.twin("picture_duplicate")
         near = self._looks.nearest(look)
         if near is None:
             return None
         number, distance = near
-        alike = self._seen[number]
-        return Twin(alike.id, alike.split, "picture_near_duplicate", distance)
+        return self._seen[number].twin("picture_near_duplicate", distance)
 
     def drops(self, split: str, twin: Twin) -> bool:
         """Whether the later picture, which belongs to `split`, goes."""
         return self._duplicates is Duplicates.DROP or twin.split != split
 
-    def add(self, id: str, split: str, file: int, look: Look | None) -> None:
-        """Takes a picture that has no twin for one of the set."""
-        seen = _Seen(id, split)
+    def add(self, id: str, split: str, group_id: int, file: int, look: Look | None) -> None:
+        """Takes a picture that has no twin for one of the set, the first of its group."""
+        seen = _Seen(id, split, group_id)
         self._files[file] = seen
         if self._duplicates is Duplicates.DROP and look is not None:
             self._pixels[int(look["pixels"])] = seen

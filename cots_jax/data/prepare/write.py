@@ -117,11 +117,19 @@ class FolderWriter:
         self._found_again = 0  # of the finished records
         self._splits = {name: SplitWriter(folder / name, found) for name, found in shards.items()}
         self._groups: dict[str, int] = {}
+        self._group_count = 0
         self._rejects = (folder / REJECTS_FILE).open("w", encoding="utf-8")
 
+    def new_group(self) -> int:
+        """The dense number of a group that nothing is in yet."""
+        self._group_count += 1
+        return self._group_count - 1
+
     def group_id(self, group: str) -> int:
-        """The dense number of a group, given in the order of first mention."""
-        return self._groups.setdefault(group, len(self._groups))
+        """The dense number of a group by its name, given in the order of first mention."""
+        if group not in self._groups:
+            self._groups[group] = self.new_group()
+        return self._groups[group]
 
     def add(self, split: str, record: Record, trace: Trace | None = None) -> None:
         """Appends a record to a split, unless it stands in a shard that was finished before.
@@ -169,7 +177,7 @@ class FolderWriter:
             "longest_side": plan.longest_side,
             "arguments": plan.arguments,
             "splits": {name: self._splits[name].counts() for name in names},
-            "groups": len(self._groups),
+            "groups": self._group_count,
             "drops": dict(sorted(self.drops.items())),
             "fingerprint": fingerprint(shards),
             "shards": shard_facts(shards),
