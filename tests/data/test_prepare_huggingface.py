@@ -67,6 +67,15 @@ def test_a_column_says_the_split_and_one_picture_may_have_many_rows(tmp_path):
     assert reasons(tmp_path / "out") == [("no_split", "TEST-0/4"), ("bad_split_name", "TEST-0/5")]
 
 
+def test_what_is_evaluated_wins_where_a_column_says_the_split(tmp_path):
+    cells, texts = [_cell(0), _cell(1), _cell(0)], ["x", "y", "z"]
+    table = _table(cells, texts, split=["train", "train", "test"])
+    _write(tmp_path / "in/0.parquet", table)
+    _prepare(tmp_path)
+    assert ids(tmp_path / "out") == {"test": ["0/3"], "train": ["0/2"]}
+    assert reasons(tmp_path / "out") == [("picture_also_in_another_split", "0/1")]
+
+
 def test_saved_to_disk(tmp_path):
     for split, seed in (("train", 0), ("validation", 1)):
         (tmp_path / "in" / split).mkdir(parents=True)

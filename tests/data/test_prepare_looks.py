@@ -2,6 +2,8 @@
 """Copies of a picture look alike, other pictures do not, and the search misses none."""
 
 import io
+import itertools
+import pathlib
 import tarfile
 
 import numpy as np
@@ -87,16 +89,33 @@ def test_the_search_is_the_brute_force_one(seed, spread, flips):
     assert found == (min(expected)[::-1] if expected else None)
 
 
-def test_photographs(shared_data):
-    pictures = []
+def _photographs(shared_data: pathlib.Path, most: int) -> list[bytes]:
     with tarfile.open(shared_data / "flickr8k" / "images.tar") as tar:
-        while len(pictures) < 120:
-            member = tar.next()
-            assert member is not None
-            if member.isreg():
-                data = tar.extractfile(member)
-                assert data is not None
-                pictures.append(data.read())
+        members = itertools.islice((member for member in tar if member.isreg()), most)
+        return [tar.extractfile(member).read() for member in members]
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_page_on_own_data(shared_data):
+    pictures = _photographs(shared_data, 7000)
+    known, twins = Looks(), []
+    for picture in pictures:
+        near = known.nearest(look_of(picture))
+        if near is not None:
+            twins.append(near[1])
+        known.add(look_of(picture))
+    assert (len(known), twins) == (7000, [0])
+    missed = {"quality 20": 0, "a quarter": 0}
+    for number in range(0, 7000, 7):
+        copies = _copies(pictures[number])
+        for name in missed:
+            near = known.nearest(look_of(copies[name]))
+            missed[name] += near is None or near[0] != number
+    assert missed == {"quality 20": 3, "a quarter": 5}
+
+
+def test_photographs(shared_data):
+    pictures = _photographs(shared_data, 120)
     known = Looks()
     for picture in pictures:
         assert known.nearest(look_of(picture)) is None

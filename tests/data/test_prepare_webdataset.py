@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tars of samples come out whole and in order; whatever is wrong with one costs itself only."""
 
+import contextlib
+import os
 import pathlib
 import tarfile
 
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from prepare_cases import ids, jpeg, reasons, records, rejects, write_tar
 
 from cots_jax.config import UserError
+from cots_jax.data.prepare.images import Images
 from cots_jax.data.prepare.samples import BadRow
 from cots_jax.data.prepare.tars import TarSample, tar_samples
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
@@ -105,14 +108,16 @@ def test_broken_tars_and_links_cost_themselves_only(tmp_path):
     (tmp_path / "secret.tar").write_bytes(whole)
     (source / "g.tar").symlink_to(tmp_path / "secret.tar")
     (source / "h.tar").symlink_to(source / "nowhere.tar")
+    os.mkfifo(source / "j.tar")
     (source / "i.tar").symlink_to(source / "b.tar")
     (source / ".hidden.tar").write_bytes(whole)
     _prepare(tmp_path)
     kept = ids(tmp_path / "out")["train"]
     assert [name for name in kept if name != "c/a"] == ["a/a", "b/a", "f/a", "i/a"]
-    assert reasons(tmp_path / "out")[:2] == [
+    assert reasons(tmp_path / "out")[:3] == [
         ("file_outside_folder", "g.tar"),
-        ("file_outside_folder", "h.tar"),
+        ("file_not_regular", "h.tar"),
+        ("file_not_regular", "j.tar"),
     ]
     broken = {r["id"] for r in rejects(tmp_path / "out") if r["reason"] == "file_unreadable"}
     assert broken == {"c.tar", "d.tar", "e.tar", "f.tar"}
@@ -144,6 +149,36 @@ def test_one_tar_alone_and_no_tar_at_all(tmp_path):
     ]:
         with pytest.raises(UserError, match=words):
             prepare_webdataset(tmp_path / "other", WebdatasetOptions(source=source))
+
+
+def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A member's header with any size: below zero too, as base-256 numbers can be."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [(-512, tarfile.REGTYPE), (-1024, tarfile.REGTYPE), (2**40, tarfile.REGTYPE),
+     (2**40, tarfile.XHDTYPE), (2**40, tarfile.GNUTYPE_LONGNAME), (2**25, tarfile.XHDTYPE)],
+)  # fmt: skip
+def test_headers_that_lie_are_the_end_of_their_tar(tmp_path, size, kind):
+    good = write_tar(tmp_path / "g.tar", [("a.jpg", b"A"), ("a.txt", b"x")]).read_bytes()
+    path = tmp_path / "t.tar"
+    with path.open("wb") as file:
+        file.write(good[:2048] + _header("b.jpg", size, kind))
+        file.truncate(2**26)  # a file with holes
+    found = list(tar_samples(path, "t.tar"))
+    assert isinstance(found[0], TarSample)
+    assert found[0].key == "a"
+    assert [row.reason for row in found[1:] if isinstance(row, BadRow)] == ["file_unreadable"]
+    with contextlib.suppress(UserError), Images(path) as images:
+        assert images.read(images.locate("a.jpg")) == b"A"
 
 
 member = st.tuples(

@@ -36,6 +36,8 @@ def prepare_coco(out: pathlib.Path, options: CocoOptions) -> Prepared:
     for path in options.captions:
         require_file(path, "captions", "captions_val2017.json or the like")
     names = [path.name for path in options.captions]
+    if not names:
+        raise UserError("--captions is empty: give captions_val2017.json or the like")
     if len(set(names)) < len(names):
         raise UserError(f"--captions={','.join(names)} names a file twice")
     arguments = {

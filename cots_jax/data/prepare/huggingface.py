@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
@@ -76,8 +77,10 @@ def _units(out: pathlib.Path, options: HuggingFaceOptions) -> Iterator[Sequence[
     # of a file that is given alone the folder around it is not ours to read
     images = FolderImages(listing.root) if options.source.is_dir() else None
     units = [
-        functools.partial(_samples, table, part, splits[table.file], images)
-        for table in sorted(tables, key=lambda table: train_last(splits[table.file]))
+        functools.partial(_samples, table, part, splits[table.file], rows, images)
+        for rows in (Rows.EVALUATED, Rows.OTHERS)
+        for table in tables
+        if table.split_column or rows is rows_of(splits[table.file])
         for part in table.parts
     ]
     yield [listing.rejecting_unit, *units]
@@ -134,32 +137,50 @@ def _splits(tables: Sequence[_Table]) -> dict[SourceFile, str | None]:
     return {table.file: named.get(table.file) for table in tables}
 
 
+class Rows(StrEnum):
+    """Of a file with a column for the split, the rows that are read in one pass."""
+
+    EVALUATED = "evaluated"  # first, see `train_last`
+    OTHERS = "others"
+
+
+def rows_of(split: str | None) -> Rows:
+    """The pass in which a split is read."""
+    return Rows.OTHERS if train_last(split) else Rows.EVALUATED
+
+
 def _samples(
-    table: _Table, part: Part, split: str | None, images: FolderImages | None
+    table: _Table, part: Part, split: str | None, rows: Rows, images: FolderImages | None
 ) -> Iterator[Sample | BadRow]:
     wanted = [table.image, table.caption, *filter(None, [table.split_column])]
     number = part.first
     try:
         for number, values in enumerate(part.rows(wanted), part.first + 1):
-            yield from _sample(table, number, values, split, images)
+            if table.split_column is None:
+                yield from _sample(table, number, values, split, images)
+            elif rows is rows_of(_good_split(values[table.split_column])):
+                said = values[table.split_column]
+                yield from _sample(table, number, values, said, images)
     except TableFileError as error:
         name = f"{table.file.name}:from {number + 1}"
         yield BadRow("rows_unreadable", name, table.file.name, (("error", str(error)[:200]),))
+
+
+def _good_split(value: Any) -> str | None:
+    return value if isinstance(value, str) and SPLIT_NAME.fullmatch(value) else None
 
 
 def _sample(
     table: _Table,
     number: int,
     values: dict[str, Any],
-    split: str | None,
+    split: Any,
     images: FolderImages | None,
 ) -> Iterator[Sample | BadRow]:
     id, source_row = f"{table.file.stem}/{number}", f"{table.file.name}:{number}"
-    if table.split_column is not None:
-        split = values[table.split_column]
-        if not (isinstance(split, str) and SPLIT_NAME.fullmatch(split)):
-            yield BadRow("no_split" if split is None else "bad_split_name", source_row, id)
-            return
+    if table.split_column is not None and _good_split(split) is None:
+        yield BadRow("no_split" if split is None else "bad_split_name", source_row, id)
+        return
     captions = gather_captions(values[table.caption], source_row, id)
     yield from captions.rejects
     if captions.cleaned:

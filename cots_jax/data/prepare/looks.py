@@ -5,8 +5,7 @@ Own choice throughout, after the difference hash: each of 16 x 16 cells says whe
 of it is brighter, and 4 x 4 cells keep their colour. Among the 7,000 photographs of Flickr8k's
 train and val one pair lies within both limits, and it is one picture twice; of 1,000 copies saved
 at JPEG quality 20 three lie beyond them, of 1,000 at a quarter of their side five. What was
-cropped, mirrored or recoloured is not found. Drawings are too much alike for it: a third of all
-emoji look like another one.
+cropped, mirrored or recoloured is not found. Drawings with one outline are too much alike for it.
 """
 
 import hashlib

@@ -49,14 +49,16 @@ def list_files(source: pathlib.Path, endings: Sequence[str], out: pathlib.Path) 
     found = Listing(root, [], [])
     for name in names:
         path = root / name
-        if path.suffix.lower() not in endings or not (path.is_file() or path.is_symlink()):
+        if path.suffix.lower() not in endings:
             continue
         if not is_unicode(name):  # it could not stand in a record
             found.rejects.append(BadRow("file_name_not_utf8", repr(name), repr(name)))
-        elif path.resolve().is_relative_to(root) and path.is_file():
-            found.files.append(SourceFile(path, name))
-        else:
+        elif not path.resolve().is_relative_to(root):
             found.rejects.append(BadRow("file_outside_folder", name, name))
+        elif not path.is_file():  # a pipe would be waited for; a dead link is none
+            found.rejects.append(BadRow("file_not_regular", name, name))
+        else:
+            found.files.append(SourceFile(path, name))
     if not found.files:
         unfit = f" that can be used ({found.rejects[0].reason})" if found.rejects else ""
         raise UserError(

@@ -2,66 +2,20 @@
 """Samples of a webdataset tar: neighbouring members whose names differ in their endings only."""
 
 import json
-import os
 import pathlib
 import tarfile
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from typing import Any
 
 from cots_jax.data.prepare.images import safe_name
 from cots_jax.data.prepare.pictures import MAX_BYTES, PictureError
 from cots_jax.data.prepare.samples import BadRow
+from cots_jax.data.prepare.tar_file import TarFile, open_tar, tar_members
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
 TEXTS = ("txt", "json")
-AHEAD = 2**15  # bytes
 MOST_TEXT = 2**20  # bytes of a caption file; own choice
-
-
-class TarFile:
-    """The bytes of a tar, for the tar reader and for any thread that reads a member.
-
-    Read ahead, since a call of the system for each step costs more than small pictures do; closed
-    when the last of its members has been let go.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        self._file = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
-        self.length = os.fstat(self._file).st_size
-        self._at = 0
-        self._ahead = b""
-        self._ahead_from = 0
-
-    def pread(self, size: int, offset: int) -> bytes:
-        """Bytes of a member; OSError."""
-        return os.pread(self._file, size, offset)
-
-    def tell(self) -> int:
-        """Where the next read begins."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to a place of the file: the tar reader asks for no other kind."""
-        assert whence == os.SEEK_SET
-        self._at = offset
-        return offset
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        if size < 0:
-            size = max(0, self.length - self._at)
-        if size > AHEAD:
-            found = self.pread(size, self._at)
-        else:
-            first = self._at - self._ahead_from
-            if not 0 <= first <= len(self._ahead) - size:
-                self._ahead, self._ahead_from, first = self.pread(AHEAD, self._at), self._at, 0
-            found = self._ahead[first : first + size]
-        self._at += len(found)
-        return found
 
 
 @dataclass(frozen=True)
@@ -115,10 +69,8 @@ def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
     broken: BadRow | None = None
     try:
         file = TarFile(path)
-        # only these three are asked of a file that is read
-        with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                vars(tar)["members"].clear()  # it would keep a header of every member
+        with open_tar(file) as tar:
+            for member in tar_members(tar):
                 key, _, ending = _split(member.name)
                 if not member.isreg() or ending not in PICTURES + TEXTS:
                     continue
