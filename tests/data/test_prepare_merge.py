@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prepare_cases import jpeg, write_tar
 
 from cots_jax.config import UserError
-from cots_jax.data.prepare import shards, tables
+from cots_jax.data.prepare import merge, shards, tables
 from cots_jax.data.prepare.merge import merge_parts
 from cots_jax.data.prepare.tasks import Task, parse_task
 from cots_jax.data.prepare.twins import Duplicates
@@ -63,6 +63,27 @@ def test_parts_are_the_whole(source, tmp_path, tasks, duplicates):
     assert merge_parts(tmp_path / "out").outcome is Outcome.ALREADY_THERE
     again = _prepare(source, tmp_path / "out", duplicates=duplicates, task=Task(1, tasks))
     assert again.outcome is Outcome.ALREADY_THERE
+
+
+def test_a_merge_that_was_killed_goes_on(source, tmp_path, monkeypatch):
+    whole = _prepare(source, tmp_path / "whole")
+    for number in (1, 2, 3):
+        _prepare(source, tmp_path / "out", task=Task(number, 3))
+    added = []
+
+    def dies(stored, twins, writer):
+        added.append(stored)
+        if len(added) == 17:
+            raise KeyboardInterrupt
+        add(stored, twins, writer)
+
+    add = merge._add
+    monkeypatch.setattr(merge, "_add", dies)
+    with pytest.raises(KeyboardInterrupt):
+        merge_parts(tmp_path / "out")
+    assert list((tmp_path / "out" / "train").glob("*.trace.npz"))
+    assert merge_parts(tmp_path / "out").facts == whole.facts
+    assert _files(tmp_path / "out") == _files(tmp_path / "whole")
 
 
 def test_a_table_in_parts_through_the_door(tmp_path):

@@ -14,7 +14,7 @@ from doors import PROJECT
 from prepare_cases import ids, jpeg, rejects, write_tar
 
 from cots_jax.config import UserError
-from cots_jax.data.prepare import fill, shards
+from cots_jax.data.prepare import fill, shards, traces
 from cots_jax.data.prepare.pictures import normalise_picture
 from cots_jax.data.prepare.twins import Duplicates
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
@@ -172,6 +172,22 @@ def test_another_source_of_the_same_size_is_noticed(source, tmp_path, monkeypatc
     _dies_at(monkeypatch, 1000)
     with pytest.raises(UserError, match="was begun from another state of the source"):
         prepare_webdataset(tmp_path / "out", _options(source))
+
+
+def test_a_source_that_lost_its_last_finished_record_is_noticed(source, tmp_path, monkeypatch):
+    def without(last: int) -> None:
+        data = (source / "train-0.tar").read_bytes()
+        caption = f"number {last}".encode()
+        (source / "train-0.tar").write_bytes(data.replace(caption, b" " * len(caption)))
+
+    _begin(source, tmp_path / "out", monkeypatch)
+    last = int(traces.finished_shards(tmp_path / "out" / "train")[-1]["ordinal"][-1])
+    for number in range(4 + last % 2**traces.UNIT_BITS, PICTURES):
+        without(number)
+    _dies_at(monkeypatch, 1000)
+    with pytest.raises(UserError, match=r"another state of the source \(seen at its end"):
+        prepare_webdataset(tmp_path / "out", _options(source))
+    assert not (tmp_path / "out" / "dataset.json").exists()
 
 
 def test_any_number_of_threads_gives_the_same(source, tmp_path, monkeypatch):

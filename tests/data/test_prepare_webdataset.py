@@ -109,15 +109,17 @@ def test_broken_tars_and_links_cost_themselves_only(tmp_path):
     (source / "g.tar").symlink_to(tmp_path / "secret.tar")
     (source / "h.tar").symlink_to(source / "nowhere.tar")
     os.mkfifo(source / "j.tar")
+    (source / "k.tar").symlink_to(source / "k.tar")
     (source / "i.tar").symlink_to(source / "b.tar")
     (source / ".hidden.tar").write_bytes(whole)
     _prepare(tmp_path)
     kept = ids(tmp_path / "out")["train"]
     assert [name for name in kept if name != "c/a"] == ["a/a", "b/a", "f/a", "i/a"]
-    assert reasons(tmp_path / "out")[:3] == [
+    assert reasons(tmp_path / "out")[:4] == [
         ("file_outside_folder", "g.tar"),
         ("file_not_regular", "h.tar"),
         ("file_not_regular", "j.tar"),
+        ("file_not_regular", "k.tar"),
     ]
     broken = {r["id"] for r in rejects(tmp_path / "out") if r["reason"] == "file_unreadable"}
     assert broken == {"c.tar", "d.tar", "e.tar", "f.tar"}

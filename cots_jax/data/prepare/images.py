@@ -88,7 +88,7 @@ class FolderImages:
 
     def read(self, located: str) -> bytes:
         """The bytes of a located picture; PictureError."""
-        path = (self._root / located).resolve()
+        path = pathlib.Path(os.path.realpath(self._root / located))  # `resolve` raises on loops
         if not path.is_relative_to(self._root):
             raise PictureError("picture_outside_folder")
         if not path.is_file():

@@ -53,7 +53,7 @@ def list_files(source: pathlib.Path, endings: Sequence[str], out: pathlib.Path) 
             continue
         if not is_unicode(name):  # it could not stand in a record
             found.rejects.append(BadRow("file_name_not_utf8", repr(name), repr(name)))
-        elif not path.resolve().is_relative_to(root):
+        elif not pathlib.Path(os.path.realpath(path)).is_relative_to(root):
             found.rejects.append(BadRow("file_outside_folder", name, name))
         elif not path.is_file():  # a pipe would be waited for; a dead link is none
             found.rejects.append(BadRow("file_not_regular", name, name))
