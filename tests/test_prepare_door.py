@@ -81,6 +81,46 @@ def test_wrong_use_is_exit_code_two(monkeypatch, capsys, arguments):
     assert "usage: python -m cots_jax.prepare" in capsys.readouterr().err
 
 
+def test_every_source_has_its_flags(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        _run(monkeypatch, "--help")
+    said = capsys.readouterr().out
+    for kind in ("emoji", "pairs", "karpathy", "coco", "webdataset", "img2dataset", "hf"):
+        assert f"    {kind} " in said
+        with pytest.raises(SystemExit) as stop:
+            _run(monkeypatch, kind, "--help")
+        assert stop.value.code == 0
+        flags = capsys.readouterr().out
+        assert "--out" in flags
+        assert ("--longest_side" in flags) == (kind != "emoji")
+
+
+def test_sources_run_through_the_door(tmp_path, monkeypatch, capsys):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "photos" / "a.jpg")
+    entry = {"filename": "a.jpg", "split": "val", "sentences": [{"raw": "a dog ."}]}
+    (tmp_path / "k.json").write_text(json.dumps({"images": [entry]}))
+    told = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}
+    told["annotations"] = [{"image_id": 1, "caption": "a dog ."}]
+    for name in ("captions_val2017.json", "captions_train2017.json"):
+        (tmp_path / name).write_text(json.dumps(told if "val" in name else {**told, "images": []}))
+    both = ",".join(str(tmp_path / f"captions_{part}2017.json") for part in ("val", "train"))
+    for kind, captions in (("karpathy", str(tmp_path / "k.json")), ("coco", both)):
+        flags = (
+            f"--captions={captions}",
+            f"--images={tmp_path}/photos",
+            f"--out={tmp_path}/{kind}",
+        )
+        assert _run(monkeypatch, kind, *flags) == 0
+        assert "made: val 1 pictures / 1 pairs" in capsys.readouterr().err
+    for kind in ("webdataset", "hf", "img2dataset"):
+        flags = (f"--source={tmp_path}/photos", f"--out={tmp_path}/{kind}")
+        assert _run(monkeypatch, kind, *flags) == 1
+        assert capsys.readouterr().err.startswith(
+            f"prepare: --source={tmp_path}/photos has no file"
+        )
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_finished_by_the_next_with_the_same_result(tmp_path):
     pytest.importorskip("resvg_py", reason="needs the extra cots_jax[emoji]")

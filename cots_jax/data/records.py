@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 FACTS_FILE = "dataset.json"
 REJECTS_FILE = "rejects.jsonl"
 INDEX_FILE = "index.npz"
-PREPARE_COMMAND = "python -m cots_jax.prepare emoji|pairs --out={folder}"
+PREPARE_COMMAND = "python -m cots_jax.prepare SOURCE --out={folder}"
 
 
 @dataclass(frozen=True)

@@ -86,12 +86,14 @@ def test_links_out_of_the_folder_are_refused_and_those_within_are_followed(tmp_p
     (root / "out.jpg").symlink_to(tmp_path / "secret.jpg")
     (root / "in.jpg").symlink_to(root / "a.jpg")
     (root / "dead.jpg").symlink_to(root / "gone.jpg")
+    (root / "loop.jpg").symlink_to(root / "loop.jpg")
     os.mkfifo(root / "pipe.jpg")
     with Images(root) as images:
         assert images.read(images.locate("in.jpg")) == b"A"
         for name, reason in [
             ("out.jpg", "picture_outside_folder"),
             ("dead.jpg", "picture_missing"),
+            ("loop.jpg", "picture_missing"),
             ("pipe.jpg", "picture_missing"),
         ]:
             with pytest.raises(PictureError, match=reason):

@@ -16,14 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cots_jax.config import UserError
-from cots_jax.data.prepare.pairs import (
-    MAX_SPLITS,
-    Item,
-    PairsOptions,
-    assign_splits,
-    in_order,
-    prepare_pairs,
-)
+from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
+from cots_jax.data.prepare.splits import MAX_SPLITS
+from cots_jax.data.prepare.tables import Item, assign_splits
+from cots_jax.data.prepare.threads import in_order
 from cots_jax.data.prepare.write import Outcome
 from cots_jax.data.records import Record, list_splits, open_split
 
@@ -138,7 +134,7 @@ def test_equal_files_share_a_group_and_never_lie_in_two_splits(tmp_path):
 
 
 def _items(names: list[str]) -> list[Item]:
-    return [Item(name, None, "t", name, ["x"]) for name in names]
+    return [Item(name, None, "t", name) for name in names]
 
 
 def test_the_held_out_part_is_about_right_and_moves_nothing_when_the_table_grows():
@@ -164,7 +160,7 @@ def test_something_is_held_out_and_something_is_left(names):
 
 
 def test_a_split_column_of_another_meaning_is_noticed():
-    items = [Item(str(i), str(i), "t", str(i), ["x"]) for i in range(MAX_SPLITS + 1)]
+    items = [Item(str(i), str(i), "t", str(i)) for i in range(MAX_SPLITS + 1)]
     with pytest.raises(UserError, match="101 splits"):
         assign_splits(items, 0.0)
 
@@ -242,7 +238,9 @@ def test_photographs_of_full_size(shared_data, tmp_path):
     rows = [{"file_name": names[a["image_id"]], "caption": a["caption"]}
             for a in source["annotations"]]  # fmt: skip
     (tmp_path / "t.json").write_text(json.dumps(rows))
-    options = PairsOptions(tmp_path / "t.json", shared_data / "coco_mini" / "val2017", 0.1, 128)
+    options = PairsOptions(
+        tmp_path / "t.json", shared_data / "coco_mini" / "val2017", held_out=0.1, longest_side=128
+    )
     facts = prepare_pairs(tmp_path / "out", options).facts
     assert facts["groups"] == len(names) == 79
     assert sum(c["pairs"] for c in facts["splits"].values()) + sum(facts["drops"].values()) == len(

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from cots_jax.config import UserError
 from cots_jax.data.prepare.pictures import MAX_BYTES, PictureError
+from cots_jax.data.prepare.tar_file import TarFile, open_tar, tar_members
 
 
 def safe_name(name: str) -> str:
@@ -87,7 +88,7 @@ class FolderImages:
 
     def read(self, located: str) -> bytes:
         """The bytes of a located picture; PictureError."""
-        path = (self._root / located).resolve()
+        path = pathlib.Path(os.path.realpath(self._root / located))  # `resolve` raises on loops
         if not path.is_relative_to(self._root):
             raise PictureError("picture_outside_folder")
         if not path.is_file():
@@ -116,11 +117,12 @@ class TarImages:
 
     def __init__(self, path: pathlib.Path):
         try:
-            with tarfile.open(path, "r:") as tar:
+            self._file = TarFile(path)
+            with open_tar(self._file) as tar:
                 # a later member of the same name replaces the earlier one, as unpacking would
                 self._spans = {
                     member.name.removeprefix("./"): _Span(member.offset_data, member.size)
-                    for member in tar
+                    for member in tar_members(tar)
                     if member.isreg()
                 }
         except tarfile.TarError as error:
@@ -129,7 +131,6 @@ class TarImages:
                 "decompressed (`gunzip FILE.tar.gz`) so that it can be read in any order"
             ) from error
         self._names = _Names(self._spans)
-        self._file = os.open(path, os.O_RDONLY)
 
     def locate(self, name: str) -> str:
         """The member that a table's name stands for; PictureError."""
@@ -141,13 +142,13 @@ class TarImages:
         if span.size > MAX_BYTES:
             raise PictureError("picture_too_large")
         try:
-            return os.pread(self._file, span.size, span.offset)
+            return self._file.pread(span.size, span.offset)
         except OSError as error:
             raise PictureError("picture_unreadable") from error
 
     def close(self) -> None:
         """Gives the file handle back."""
-        os.close(self._file)
+        self._file.close()
 
 
 class Images:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A progress line on standard error: done, rate and time left."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from cots_jax.data.prepare.traces import ordinal
+
 T = TypeVar("T")
 
 
@@ -27,6 +29,27 @@ class _Rate(ProgressColumn):
 
 def track(items: Sequence[T], what: str) -> Iterator[T]:
     """Goes through `items` while a line on standard error says how far it is."""
+    with _progress() as progress:
+        yield from progress.track(items, total=len(items), description=what)
+
+
+def track_units(
+    units: Sequence[Callable[[], Iterator[T]]], what: str, first: int = 0
+) -> Iterator[tuple[int, T]]:
+    """(ordinal, item) of all units, of which the first has the number `first`; how many there will
+    be is told by the units so far."""
+    done = 0
+    with _progress() as progress:
+        task = progress.add_task(what, total=None)
+        for number, unit in enumerate(units):
+            for place, item in enumerate(unit()):
+                yield ordinal(first + number, place), item
+                done += 1
+                progress.advance(task)
+            progress.update(task, total=round(done * len(units) / (number + 1)))
+
+
+def _progress() -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -34,5 +57,4 @@ def track(items: Sequence[T], what: str) -> Iterator[T]:
         _Rate(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield from progress.track(items, total=len(items), description=what)
+    return Progress(*columns, console=Console(stderr=True))

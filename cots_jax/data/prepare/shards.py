@@ -4,6 +4,8 @@
 import hashlib
 import pathlib
 import re
+from array import array
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,10 +13,14 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from cots_jax.config import UserError
+from cots_jax.data.prepare.traces import NAME as TRACE_NAME
+from cots_jax.data.prepare.traces import TRACE, Trace, trace_bytes, trace_file, write_traces
 from cots_jax.data.records import INDEX_FILE, Record, pack_record
 
 SHARD_BYTES = 256 * 2**20  # own choice: few files, yet enough of them to read in parallel
-SHARD_NAME = re.compile(r"shard-\d{5}(-of-\d{5}\.array_record|\.writing)")
+SHARD_NAME = re.compile(
+    r"shard-(\d{5})(-of-\d{5}\.array_record|\.writing|\.trace\.npz(\.writing\.npz)?)"
+)
 # pictures are compressed already; group_size:1 makes a random read cost one record
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
@@ -33,16 +39,22 @@ class Shard:
 class SplitWriter:
     """Writes one split: shards named `.writing` until their number is known, then its index."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, finished: Sequence[np.ndarray] = ()):
+        """`finished`: the traces of the shards that an earlier run has finished."""
         self._folder = folder
         self._writer: ArrayRecordWriter | None = None
         self._room = 0  # bytes left in the open shard
-        self._records_in_shard: list[int] = []
-        self._captions_per_record: list[int] = []
-        self._group_id: list[int] = []
+        self._records_in_shard = [len(traces) for traces in finished]
+        self._captions_per_record = array("i")
+        self._group_id = array("i")
+        self._traces = bytearray()  # of the open shard's records, one after the other
+        for traces in finished:
+            self._captions_per_record.extend(traces["captions"].tolist())
+            self._group_id.extend(traces["group_id"].tolist())
 
-    def add(self, record: Record) -> None:
-        """Appends a record."""
+    def add(self, record: Record, trace: Trace | None = None) -> None:
+        """Appends a record. Shards whose records all have a trace are not made again by a run
+        that starts after this one was killed."""
         packed = pack_record(record)
         if self._writer is None or len(packed) > self._room:
             self._writer = self._next_shard()
@@ -51,14 +63,26 @@ class SplitWriter:
         self._records_in_shard[-1] += 1
         self._captions_per_record.append(len(record.captions))
         self._group_id.append(record.group_id)
+        if trace is not None:
+            self._traces += trace_bytes(trace, len(record.captions), record.group_id)
 
     def _next_shard(self) -> ArrayRecordWriter:
-        self.close()
+        self._end_shard()
         self._folder.mkdir(exist_ok=True)
         path = self._writing(len(self._records_in_shard))
         self._records_in_shard.append(0)
         self._room = SHARD_BYTES
         return ArrayRecordWriter(str(path), WRITER_OPTIONS)
+
+    def _end_shard(self) -> None:
+        """Closes a shard that is full, or the last one, and leaves its traces beside it."""
+        was_open = self._writer is not None
+        self.close()
+        traces = np.frombuffer(bytes(self._traces), TRACE)
+        self._traces = bytearray()
+        if was_open and len(traces) == self._records_in_shard[-1]:
+            number = len(self._records_in_shard) - 1
+            write_traces(trace_file(self._folder, number), traces, self._writing(number))
 
     def _writing(self, number: int) -> pathlib.Path:
         return self._folder / f"shard-{number:05d}.writing"
@@ -71,7 +95,7 @@ class SplitWriter:
 
     def finish(self) -> list[Shard]:
         """Gives the shards their names for good and writes the index."""
-        self.close()
+        self._end_shard()
         total = len(self._records_in_shard)
         shards = []
         for number, records in enumerate(self._records_in_shard):
@@ -122,12 +146,21 @@ def file_digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_shards(folder: pathlib.Path) -> None:
-    """Removes the shards and the index of a split, and its folder where nothing else is in it."""
-    ours = [path for path in folder.iterdir() if SHARD_NAME.fullmatch(path.name)]
+def remove_shards(folder: pathlib.Path, first: int = 0) -> None:
+    """Removes the shards of a split from number `first` on and the index, and its folder where
+    nothing is left in it."""
+    named = [(path, SHARD_NAME.fullmatch(path.name)) for path in folder.iterdir()]
+    ours = [(path, int(match[1])) for path, match in named if match]
     if not ours:
         return
-    for path in (*ours, folder / INDEX_FILE):
+    for path in [path for path, number in ours if number >= first] + [folder / INDEX_FILE]:
         path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def remove_traces(folder: pathlib.Path) -> None:
+    """Removes what is needed only until a folder is whole."""
+    for path in folder.iterdir():
+        if TRACE_NAME.fullmatch(path.name):
+            path.unlink()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Caption tables: CSV, TSV and JSONL files to rows of (picture, captions, split)."""
+"""Caption tables: CSV, TSV, JSONL and parquet files to rows of (picture, captions, split)."""
 
 import csv
 import io
@@ -12,6 +12,8 @@ from typing import Any
 
 from cots_jax.config import UserError
 from cots_jax.data.prepare.captions import is_unicode
+from cots_jax.data.prepare.parquet import TableFileError, open_table
+from cots_jax.data.prepare.samples import BadRow
 
 IMAGE_COLUMNS = (
     "image", "image_path", "image_name", "image_file", "file", "filepath", "file_path",
@@ -44,22 +46,15 @@ class Row:
     source_row: str
 
 
-@dataclass(frozen=True)
-class BadRow:
-    """A line that cannot be used, and why."""
-
-    reason: str
-    source_row: str
-    image: str = ""
-
-
 def read_table(path: pathlib.Path, columns: Columns) -> Iterator[Row | BadRow]:
     """The rows of a caption table, good and bad, in the order of the file.
 
-    `.jsonl` holds one object a line, `.json` that or one list of objects; all else is read as a
-    table with a header line, its delimiter (comma, tab, bar or semicolon) taken from that line.
-    UserError where the file is missing or empty, or has no column that fits.
+    `.jsonl` holds one object a line, `.json` that or one list of objects; `.parquet` is parquet;
+    all else is read as a table with a header line, its delimiter (comma, tab, bar or semicolon)
+    taken from that line. UserError where the file is missing or empty, or has no column that fits.
     """
+    if path.suffix.lower() == ".parquet":
+        return _parquet_rows(path, columns)
     lines = _read_lines(path)
     if path.suffix.lower() in (".jsonl", ".json"):
         return _json_rows(path, lines, columns)
@@ -80,7 +75,8 @@ def _read_lines(path: pathlib.Path) -> list[str]:
     return list(io.StringIO(text, newline=""))
 
 
-def _column(names: list[str], wanted: str | None, known: tuple[str, ...], flag: str) -> str:
+def column_named(names: list[str], wanted: str | None, known: tuple[str, ...], flag: str) -> str:
+    """The wanted column, or the first of the known ones, case aside; UserError names the flag."""
     if wanted is not None:
         if wanted in names:
             return wanted
@@ -95,7 +91,7 @@ def _column(names: list[str], wanted: str | None, known: tuple[str, ...], flag: 
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """The columns of one table by their names in it."""
 
     image: str
@@ -103,19 +99,20 @@ class _Found:
     has_splits: bool  # then every row needs one: a row without would land in a split of our choice
 
 
-def _find_columns(names: list[str], columns: Columns, has_splits: bool) -> _Found:
-    return _Found(
-        _column(names, columns.image, IMAGE_COLUMNS, "image_column"),
-        _column(names, columns.caption, CAPTION_COLUMNS, "caption_column"),
+def _find_columns(names: list[str], columns: Columns, has_splits: bool) -> Found:
+    return Found(
+        column_named(names, columns.image, IMAGE_COLUMNS, "image_column"),
+        column_named(names, columns.caption, CAPTION_COLUMNS, "caption_column"),
         has_splits,
     )
 
 
-def _split_column(names: Iterable[str]) -> str | None:
+def split_column(names: Iterable[str]) -> str | None:
+    """The column that says the split, if there is one."""
     return next((name for name in names if name.lower() == SPLIT_COLUMN), None)
 
 
-def _row(values: dict[str, Any], found: _Found, source_row: str) -> Row | BadRow:
+def row_of(values: dict[str, Any], found: Found, source_row: str) -> Row | BadRow:
     """A row from the values of a line by column."""
     image, captions = _stripped(values, found.image), values.get(found.caption)
     if not image:
@@ -128,7 +125,7 @@ def _row(values: dict[str, Any], found: _Found, source_row: str) -> Row | BadRow
         return BadRow("no_caption", source_row, image)
     if not found.has_splits:
         return Row(image, tuple(captions), None, source_row)
-    column = _split_column(values)
+    column = split_column(values)
     if column is None:
         return BadRow("no_split", source_row, image)
     split = _stripped(values, column)
@@ -146,7 +143,7 @@ def _stripped(values: dict[str, Any], column: str) -> str:
 def _json_rows(path: pathlib.Path, lines: list[str], columns: Columns) -> Iterator[Row | BadRow]:
     objects = (values for _, values in _json_values(path, lines) if isinstance(values, dict))
     # objects need not have the same keys: any of them may be the only one with a split
-    has_splits = any(_split_column(values) for values in objects)
+    has_splits = any(split_column(values) for values in objects)
     found = None
     for number, values in _json_values(path, lines):
         source_row = f"{path.name}:{number}"
@@ -154,7 +151,7 @@ def _json_rows(path: pathlib.Path, lines: list[str], columns: Columns) -> Iterat
             yield BadRow("row_unreadable", source_row)
             continue
         found = found or _find_columns(list(values), columns, has_splits)
-        yield _row(values, found, source_row)
+        yield row_of(values, found, source_row)
 
 
 def _json_values(path: pathlib.Path, lines: list[str]) -> Iterator[tuple[int, Any]]:
@@ -184,18 +181,37 @@ def _json_value(text: str) -> Any:
         return None
 
 
+def _parquet_rows(path: pathlib.Path, columns: Columns) -> Iterator[Row | BadRow]:
+    try:
+        table = open_table(path)
+    except TableFileError as error:
+        raise UserError(
+            f"--captions={path} is no whole parquet file ({error}): write or copy it again"
+        ) from error
+    split = split_column(table.columns)
+    found = _find_columns(table.columns, columns, split is not None)
+    wanted = [found.image, found.caption, *([split] if split else [])]
+    for part in table.parts:
+        number = part.first
+        try:
+            for number, values in enumerate(part.rows(wanted), part.first + 1):
+                yield row_of(values, found, f"{path.name}:{number}")
+        except TableFileError:
+            yield BadRow("rows_unreadable", f"{path.name}:from {number + 1}")
+
+
 def _delimited_rows(
     path: pathlib.Path, lines: list[str], columns: Columns
 ) -> Iterator[Row | BadRow]:
     delimiter = max(DELIMITERS, key=lines[0].count)
     header = [name.strip() for name in next(csv.reader([lines[0]], delimiter=delimiter))]
-    found = _find_columns(header, columns, _split_column(header) is not None)
+    found = _find_columns(header, columns, split_column(header) is not None)
     for number, cells in _cells(lines, delimiter):
         source_row = f"{path.name}:{number}"
         if cells is None or len(cells) != len(header):
             yield BadRow("row_unreadable", source_row)
         else:
-            yield _row(dict(zip(header, cells)), found, source_row)
+            yield row_of(dict(zip(header, cells)), found, source_row)
 
 
 def _cells(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples to the records of a folder: decoded in threads, written in the order of the source."""
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cots_jax.config import UserError
+from cots_jax.data.prepare.grouping import add_grouped, reject, twin_reject
+from cots_jax.data.prepare.leakage import Leakage, exclude_arguments
+from cots_jax.data.prepare.looks import digest_number, look_of
+from cots_jax.data.prepare.pictures import PictureError, normalise_picture, strict_decoding
+from cots_jax.data.prepare.progress import track_units
+from cots_jax.data.prepare.samples import BadRow, Sample, Unit
+from cots_jax.data.prepare.settings import Settings
+from cots_jax.data.prepare.splits import held_out_split
+from cots_jax.data.prepare.threads import in_order
+from cots_jax.data.prepare.traces import Trace
+from cots_jax.data.prepare.twins import Duplicates, Twins
+from cots_jax.data.prepare.write import (
+    FolderWriter,
+    Outcome,
+    Plan,
+    Prepared,
+    Role,
+    already_there,
+    drops_in_words,
+    prepare_folder,
+)
+from cots_jax.data.records import Record
+
+LICENCE = "that of the pictures and captions it was made from: not known to this program"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a folder is made from: `arguments` tell one source from another, `open` gives its parts
+    in their order."""
+
+    kind: str
+    arguments: dict[str, Any]
+    open: Callable[[], AbstractContextManager[Sequence[Unit]]]
+    name: str  # in messages
+
+
+def prepare_source(out: pathlib.Path, source: Source, settings: Settings) -> Prepared:
+    """Writes the folder of a source, or a task's part of it; UserError where no pair of it can be
+    used."""
+    settings.check()
+    name = settings.name_for(out)
+    arguments = source.arguments | settings.arguments() | exclude_arguments(settings.exclude)
+    plan = Plan(name, source.kind, LICENCE, settings.longest_side, arguments)
+    task = settings.task
+    if task is None:
+        return prepare_folder(out, plan, lambda writer: _fill(source, settings, writer))
+    merged = already_there(out, plan)
+    if merged is not None:
+        return Prepared(out, merged, Outcome.ALREADY_THERE)
+    part = replace(plan, arguments={**arguments, "task": str(task)}, role=Role.PART)
+    return prepare_folder(task.folder(out), part, lambda writer: _fill(source, settings, writer))
+
+
+def no_usable_pair(name: str, writer: FolderWriter) -> UserError:
+    """The error of a source that gives no record."""
+    return UserError(f"no usable pair in {name}: {drops_in_words(writer.drops)}")
+
+
+def _fill(source: Source, settings: Settings, writer: FolderWriter) -> None:
+    with source.open() as units, strict_decoding():
+        _write(units, settings, writer)
+    if writer.is_empty and settings.task is None:
+        raise no_usable_pair(source.name, writer)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    sample: Sample
+    image: bytes  # empty where the record was finished before
+    trace: Trace
+
+
+def _write(units: Sequence[Unit], settings: Settings, writer: FolderWriter) -> None:
+    """Decodes in threads; everything that depends on the order is done here, in that order."""
+    leakage = None if settings.exclude is None else Leakage(settings.exclude)
+    looks_needed = leakage is not None or settings.duplicates is Duplicates.DROP
+
+    def decode(numbered: tuple[int, Sample | BadRow]) -> _Decoded | BadRow:
+        ordinal, found = numbered
+        if isinstance(found, BadRow):
+            return found
+        finished = writer.finished.trace(ordinal)
+        if finished is not None:
+            return _Decoded(found, b"", finished)
+        try:
+            data = found.read()
+            image = normalise_picture(data, settings.longest_side)
+        except PictureError as fault:
+            return BadRow(str(fault), found.source_row, found.id)
+        trace = Trace(ordinal, digest_number(data), look_of(image) if looks_needed else None)
+        twin = leakage.twin(trace.file, trace.look) if leakage and looks_needed else None
+        if twin is not None:
+            return twin_reject(twin, found.id, found.source_row)
+        return _Decoded(found, image, trace)
+
+    share = range(len(units)) if settings.task is None else settings.task.share(len(units))
+    # which of two twins goes depends on all that was before: of a part, merging decides it
+    twins = None if settings.task else Twins(settings.duplicates)
+    mine = units[share.start : share.stop]
+    samples = track_units(mine, "reading pictures", first=share.start)
+    for found in in_order(decode, samples, workers=os.cpu_count() or 1):
+        if isinstance(found, BadRow):
+            reject(found, writer)
+        else:
+            split = found.sample.split or held_out_split(found.sample.id, settings.held_out)
+            add_grouped(_record(found.sample, found.image), split, found.trace, twins, writer)
+
+
+def _record(sample: Sample, image: bytes) -> Record:
+    return Record(
+        id=sample.id,
+        image=image,
+        captions=sample.captions,
+        raw_captions=sample.raw_captions,
+        group=sample.id,
+        group_id=0,  # both until its twin is looked for
+        source_row=sample.source_row,
+    )

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a source that is a folder of them, or is one of them."""
+
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cots_jax.config import UserError
+from cots_jax.data.prepare.captions import is_unicode
+from cots_jax.data.prepare.images import folder_digest
+from cots_jax.data.prepare.samples import BadRow, Sample, Unit
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file and its name below the source, in the order of the names."""
+
+    path: pathlib.Path
+    name: str
+
+    @property
+    def stem(self) -> str:
+        """The name without its ending: how the file's samples are called."""
+        return self.name.removesuffix(self.path.suffix)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files with the wanted endings, and a reject for each that leads out of the folder."""
+
+    root: pathlib.Path
+    files: list[SourceFile]
+    rejects: list[BadRow]
+
+    def rejecting_unit(self) -> Iterator[Sample | BadRow]:
+        """The unit that lists what is not read."""
+        return iter(self.rejects)
+
+
+def list_files(source: pathlib.Path, endings: Sequence[str], out: pathlib.Path) -> Listing:
+    """Looks for files in a folder and those below it, hidden ones and the prepared folder left
+    out; UserError where there is none. Of a file its own folder is the root."""
+    if not source.exists():
+        raise UserError(f"--source={source} does not exist")
+    root = source.resolve() if source.is_dir() else source.resolve().parent
+    names = _names(root, out.resolve()) if source.is_dir() else [source.resolve().name]
+    found = Listing(root, [], [])
+    for name in names:
+        path = root / name
+        if path.suffix.lower() not in endings:
+            continue
+        if not is_unicode(name):  # it could not stand in a record
+            found.rejects.append(BadRow("file_name_not_utf8", repr(name), repr(name)))
+        elif not pathlib.Path(os.path.realpath(path)).is_relative_to(root):
+            found.rejects.append(BadRow("file_outside_folder", name, name))
+        elif not path.is_file():  # a pipe would be waited for; a dead link is none
+            found.rejects.append(BadRow("file_not_regular", name, name))
+        else:
+            found.files.append(SourceFile(path, name))
+    if not found.files:
+        unfit = f" that can be used ({found.rejects[0].reason})" if found.rejects else ""
+        raise UserError(
+            f"--source={source} has no file {' or '.join(endings)}{unfit}: give the folder that "
+            "holds them, or one of them"
+        )
+    return found
+
+
+def _names(root: pathlib.Path, out: pathlib.Path) -> list[str]:
+    names = []
+    for folder, below, files in os.walk(root):
+        here = pathlib.Path(folder)
+        below[:] = [name for name in below if name[0] != "." and here / name != out]
+        inside = here.relative_to(root)
+        names += [(inside / name).as_posix() for name in files if name[0] != "."]
+    return sorted(names)
+
+
+def source_arguments(source: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
+    """What tells one source from another; UserError where it is missing."""
+    if not source.exists():
+        raise UserError(f"--source={source} does not exist")
+    return {
+        "source": source.resolve().name,
+        "source_bytes": source.stat().st_size if source.is_file() else None,
+        "source_digest": folder_digest(source, without=out) if source.is_dir() else None,
+    }
+
+
+def with_rejects(listing: Listing, units: Sequence[Unit]) -> list[Unit]:
+    """The units of a source after the one of its rejects."""
+    return [listing.rejecting_unit, *units]

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples of a webdataset tar: neighbouring members whose names differ in their endings only."""
+
+import json
+import pathlib
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cots_jax.data.prepare.images import safe_name
+from cots_jax.data.prepare.pictures import MAX_BYTES, PictureError
+from cots_jax.data.prepare.samples import BadRow
+from cots_jax.data.prepare.tar_file import TarFile, open_tar, tar_members
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
+TEXTS = ("txt", "json")
+MOST_TEXT = 2**20  # bytes of a caption file; own choice
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a member's bytes lie in the tar."""
+
+    tar: TarFile
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The bytes; PictureError."""
+        if self.size > MAX_BYTES:
+            raise PictureError("picture_too_large")
+        try:
+            return self.tar.pread(self.size, self.offset)
+        except OSError as error:
+            raise PictureError("picture_unreadable") from error
+
+
+@dataclass
+class TarSample:
+    """The members of one key: the picture's place, the texts as they are."""
+
+    key: str
+    picture: Span | None = None
+    texts: dict[str, bytes] = field(default_factory=dict)  # by ending
+    fault: str | None = None
+
+    def text(self) -> str | None:
+        """The caption of its own file."""
+        data = self.texts.get("txt")
+        return None if data is None else data.decode("utf-8-sig", "surrogateescape")
+
+    def fields(self) -> Mapping[str, Any]:
+        """The fields of its JSON file; none where there is no such object."""
+        try:
+            found = json.loads(self.texts.get("json", b"{}"))
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
+    """The samples in the order of the tar; a BadRow where it ends too early or is none.
+
+    Keys end at the first dot of a member's last name, as webdataset has it. `name`: of the tar, in
+    rejects.
+    """
+    sample: TarSample | None = None
+    broken: BadRow | None = None
+    try:
+        file = TarFile(path)
+        with open_tar(file) as tar:
+            for member in tar_members(tar):
+                key, _, ending = _split(member.name)
+                if not member.isreg() or ending not in PICTURES + TEXTS:
+                    continue
+                if sample is None or sample.key != key:
+                    if sample is not None:
+                        yield sample
+                    sample = TarSample(key)
+                if member.offset_data + member.size > file.length:
+                    raise tarfile.ReadError("unexpected end of data")
+                span = Span(file, member.offset_data, member.size)
+                _take(sample, span, ending)
+            file.seek(tar.offset)
+            if not is_end_mark(file.read(tarfile.BLOCKSIZE)):
+                # the tar reader takes bytes that are no header for the end
+                raise tarfile.ReadError(f"no member and no end mark at byte {tar.offset:,}")
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        broken = file_unreadable(name, error)
+    if sample is not None:
+        yield sample
+    if broken is not None:
+        yield broken
+
+
+def file_unreadable(name: str, error: Exception) -> BadRow:
+    """The reject of a file that is broken as a whole or from some place on."""
+    return BadRow("file_unreadable", name, name, (("error", str(error)[:200]),))
+
+
+def is_end_mark(block: bytes) -> bool:
+    """Whether a block is the one of zeros after the last member (POSIX.1, ustar)."""
+    return len(block) == tarfile.BLOCKSIZE and not any(block)
+
+
+def _split(member: str) -> tuple[str, str, str]:
+    folder, slash, last = member.rpartition("/")
+    stem, dot, ending = last.partition(".")
+    return folder + slash + stem, dot, ending.lower()
+
+
+def _take(sample: TarSample, span: Span, ending: str) -> None:
+    try:
+        safe_name(sample.key)
+    except PictureError as fault:
+        sample.fault = str(fault)
+        return
+    if ending in PICTURES:
+        sample.picture = span
+    elif span.size > MOST_TEXT:
+        sample.fault = "caption_too_long"
+    else:
+        span.tar.seek(span.offset)
+        sample.texts[ending] = span.tar.read(span.size)

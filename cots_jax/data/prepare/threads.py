@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work done by threads, handed on in order."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def in_order(work: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+    """`map` by threads, in order, with at most four items a worker under way."""
+    waiting: deque[Future[B]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
