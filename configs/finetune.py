@@ -42,7 +42,7 @@ def get_config(names: str = "") -> ConfigDict:
     config.init_from = ConfigDict({"run": "runs/pretrain-cc4m"})
     table = "pairs --captions=captions.csv --images=pictures"
     if data in JSON:
-        table = f"karpathy --json={JSON[data]} --images=pictures"
+        table = f"karpathy --captions={JSON[data]} --images=pictures --longest_side=512"
     config.data = ConfigDict(
         {
             "train": f"data/{data}#train",
