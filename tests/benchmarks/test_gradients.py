@@ -30,6 +30,7 @@ def test_angles_by_hand():
     assert found["mvm", "image"].with_itself == pytest.approx(0)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("tiny")
 def test_every_kept_checkpoint_is_looked_at(tiny: Tiny, monkeypatch, capsys):
     monkeypatch.chdir(tiny.root)

@@ -142,6 +142,7 @@ class TestEqualTime:
         with pytest.raises(ValueError, match="'2 epochs', not in steps"):
             steps_of(Arm("x", "configs/x.py", {"duration": "2 epochs"}))
 
+    @pytest.mark.slow
     @pytest.mark.xdist_group("tiny")
     def test_a_step_of_each_is_measured(self, tiny: Tiny, monkeypatch):
         monkeypatch.chdir(tiny.root)

@@ -63,11 +63,10 @@ def after_two_steps(contrast, pieces):
     return jax.device_get(state), measured
 
 
-@pytest.mark.parametrize("pieces", [2, 4])
 @pytest.mark.parametrize("contrast", IN_BATCH)
-def test_pieces_change_nothing(contrast, pieces):
+def test_pieces_change_nothing(contrast):
     for one, other in zip(
-        jax.tree.leaves(after_two_steps(contrast, pieces)),
+        jax.tree.leaves(after_two_steps(contrast, 2)),
         jax.tree.leaves(after_two_steps(contrast, 1)),
         strict=True,
     ):
@@ -137,8 +136,7 @@ def test_the_loss_is_the_published_formula(contrast):
     np.testing.assert_allclose(measured[0]["loss/instance"], wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("contrast", IN_BATCH)
-@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize(("contrast", "pieces"), [(Contrast.BATCH, 2), (Contrast.SIGMOID, 1)])
 def test_negatives_carry_gradients(contrast, pieces):
     """Against a difference quotient of the loss, along a direction in one row's text embedding."""
     step, batch = step_of(contrast, pieces), jax.tree.map(jnp.asarray, padded_batch())
