@@ -119,7 +119,7 @@ def find(suite: Suite, runs: Sequence[Run]) -> Findings:
         found for ladder in suite.ladders if (found := _plateau(ladder, runs)) is not None
     )
     contrasts = []
-    for contrast in (*suite.contrasts, *_between(plateaus)):
+    for contrast in dict.fromkeys((*suite.contrasts, *_between(plateaus))):
         seeds = sorted(
             seed
             for (name, seed) in results

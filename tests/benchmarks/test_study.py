@@ -186,6 +186,12 @@ class TestPlateaus:
         write_page(tmp_path / "toy" / "index.html", suite, {}, found, runs)
         assert "rsum by steps" in (tmp_path / "toy" / "index.html").read_text()
 
+    def test_a_plateau_that_is_compared_already_is_compared_once(self, tmp_path):
+        same = dict.fromkeys(("a1", "a2", "a3", "b1", "b2"), 100)
+        suite, runs, _ = self.found(tmp_path, {**same, "a2": 200, "b2": 200}, same)
+        suite = dataclasses.replace(suite, contrasts=(Contrast("a2", "b2"),))
+        assert len(find(suite, runs).contrasts) == 1
+
     def test_a_length_that_a_seed_lacks_is_compared_on_the_others(self, tmp_path):
         same = dict.fromkeys(("a1", "a2", "a3", "b1", "b2"), 100)
         suite, runs, _ = self.found(tmp_path, same, same)
