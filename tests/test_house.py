@@ -198,3 +198,10 @@ def test_every_config_names_its_command() -> None:
         if path.name not in ("hardware.py", "methods.py"):
             command = f"python -m cots_jax.main --config=configs/{path.name}"
             assert command in (ast.get_docstring(ast.parse(path.read_text())) or ""), path.name
+
+
+@pytest.mark.xdist_group("house")
+def test_groups_of_tests_stay_together(request: pytest.FixtureRequest) -> None:
+    """Some versions of pytest and xdist lose the groups without a word: worlds are made twice."""
+    if request.config.getoption("dist", "no") == "loadgroup":
+        assert request.node.nodeid.endswith("@house")

@@ -14,6 +14,9 @@ from cots_jax.data.pipeline import Source
 from cots_jax.errors import UserError
 
 
+TRAINING = "config.data.train"
+
+
 def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
     """The sources that `text` names; empty text is none.
 
@@ -26,6 +29,8 @@ def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
         split, star, weight = split.partition("*")
         if not mark or not folder or not split:
             raise UserError(f"{key} = {text!r}: write FOLDER#SPLIT, e.g. data/emoji#train")
+        if star and key != TRAINING:
+            raise UserError(f"{key} = {text!r}: only the sources of {TRAINING} may weigh")
         sources.append(Source(folder, split, _weight(weight, text, key) if star else 1.0))
     named = collections.Counter((source.folder, source.split) for source in sources)
     repeated = [name for name, times in named.items() if times > 1]

@@ -39,6 +39,12 @@ def test_sources_may_weigh(tmp_path):
     assert (other.split, other.weight) == ("val", 1.0)
 
 
+@pytest.mark.parametrize("key", ["config.data.eval", "--data", "--exclude"])
+def test_what_is_not_trained_on_does_not_weigh(key, tmp_path):
+    with pytest.raises(UserError, match=r"only the sources of config\.data\.train may weigh"):
+        parse_sources(f"{tmp_path}#val*2", key)
+
+
 @pytest.mark.parametrize("weight", ["", "0", "-1", "x", "nan", "inf"])
 def test_a_weight_that_is_no_number_above_0_is_refused(weight, tmp_path):
     with pytest.raises(UserError, match="is no number above 0"):
