@@ -21,7 +21,6 @@ def files(folder: pathlib.Path) -> dict[str, int]:
     return {name: (folder / name).stat().st_mtime_ns for name in ("results.json", "report.html")}
 
 
-@pytest.mark.xdist_group("tiny")
 class TestASecondTime:
     def test_it_says_what_is_there(self, tiny: Tiny, tmp_path: pathlib.Path) -> None:
         copy = tiny.copy(tmp_path, "tiny")
@@ -80,7 +79,6 @@ class TestGivenVectors:
         assert (tmp_path / "results.json").read_text() == "mine"
 
 
-@pytest.mark.xdist_group("tiny")
 class TestATokenizer:
     def test_evaluating_a_tokenizer(self, tiny: Tiny, tmp_path: pathlib.Path) -> None:
         said = run_evaluate(tiny.root, "--workdir=runs/tiny-dvae", f"--out={tmp_path / 'out'}")

@@ -9,8 +9,6 @@ import pytest
 from doors import run_evaluate, run_main, run_prepare
 from tiny_world import CONFIG, Tiny
 
-pytestmark = pytest.mark.xdist_group("tiny")
-
 AHEAD = ("--image_tokens=runs/tiny-dvae", "--model=tiny-16")
 # Whole pictures in their own colours, as the ids made ahead of time are.
 WHOLE = (

@@ -12,7 +12,6 @@ KILLS = 10
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("tiny")
 def test_killed_again_and_again(tiny: Tiny) -> None:
     script = str(PROJECT / "benchmarks" / "kill_harness.py")
     flags = [f"--config={CONFIG}", f"--kills={KILLS}", "--seed=0"]

@@ -16,8 +16,6 @@ from tiny_world import CONFIG, Tiny, prepare_tiny
 from cots_jax import checkpoint
 from cots_jax.train import logging
 
-pytestmark = pytest.mark.xdist_group("tiny")
-
 TRAIN = f"--config={CONFIG}"
 TOKENIZER = f"--config={CONFIG}:dvae"
 

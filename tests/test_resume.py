@@ -16,7 +16,6 @@ from tiny_world import CONFIG, Tiny
 from cots_jax import checkpoint
 
 harness = load_benchmark("kill_harness")
-pytestmark = pytest.mark.xdist_group("tiny")
 TRAIN = f"--config={CONFIG}"
 LAST = 40
 

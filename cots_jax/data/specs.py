@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from cots_jax.data.pipeline import Source
 from cots_jax.errors import UserError
 
-
 TRAINING = "config.data.train"
 
 

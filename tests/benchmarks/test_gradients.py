@@ -31,7 +31,6 @@ def test_angles_by_hand():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("tiny")
 def test_every_kept_checkpoint_is_looked_at(tiny: Tiny, monkeypatch, capsys):
     monkeypatch.chdir(tiny.root)
     assert main(["runs/tiny", "--batches=2"]) == 0

@@ -143,7 +143,6 @@ class TestEqualTime:
             steps_of(Arm("x", "configs/x.py", {"duration": "2 epochs"}))
 
     @pytest.mark.slow
-    @pytest.mark.xdist_group("tiny")
     def test_a_step_of_each_is_measured(self, tiny: Tiny, monkeypatch):
         monkeypatch.chdir(tiny.root)
         arms = [Arm("full", CONFIG), Arm("alone", f"{CONFIG}:contrastive")]
@@ -307,7 +306,6 @@ def test_every_arm_builds_and_every_contrast_has_its_arms(suite, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("tiny")
 def test_runs_are_made_once_and_a_failure_is_named(tiny: Tiny, tmp_path, monkeypatch):
     copy = tiny.copy(tmp_path, "tiny-dvae")
     monkeypatch.chdir(copy.root)

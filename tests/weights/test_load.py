@@ -25,7 +25,6 @@ from cots_jax.weights import bert, vit
 from cots_jax.weights.load import merged, read_initial
 from cots_jax.weights.mapping import export_tree, flat
 
-
 # At a rate of 0 a step leaves the parameters as they were.
 STILL = ("--config.duration=1 steps", "--config.optimizer.learning_rate=0")
 
@@ -59,7 +58,6 @@ def read(init, words=40):
     return read_initial(init, chosen.config, shapes_of(chosen))
 
 
-@pytest.mark.xdist_group("tiny")
 def test_a_run_starts_from_the_weights_online_and_momentum(tiny: Tiny, tmp_path: pathlib.Path):
     opened = Pretrained.load(tiny.run)
     towers = random(opened.towers)
@@ -88,7 +86,6 @@ def test_a_run_starts_from_the_weights_online_and_momentum(tiny: Tiny, tmp_path:
     np.testing.assert_array_equal(own, flat(saved["momentum"])["image/projection/kernel"])
 
 
-@pytest.mark.xdist_group("tiny")
 def test_a_run_goes_on_without_the_files(tiny: Tiny, tmp_path: pathlib.Path):
     towers = random(Pretrained.load(tiny.run).towers)
     file = tmp_path / "text.safetensors"
