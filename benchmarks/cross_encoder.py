@@ -41,7 +41,7 @@ from jaxtyping import Array, Float, Float32, Int
 from cots_jax.arguments import load_config
 from cots_jax.batch import ImageBatch, TextBatch
 from cots_jax.compilation_cache import use_compilation_cache
-from cots_jax.config import HardwareConfig, MaskedConfig, build_config
+from cots_jax.config import build_config
 from cots_jax.errors import UserError
 from cots_jax.files import write_whole
 from cots_jax.models.apply import apply
@@ -58,6 +58,7 @@ from cots_jax.retrieval.embed import (
 )
 from cots_jax.retrieval.metrics import rank_both_ways
 from cots_jax.retrieval.tiles import TILE, score_tile
+from cots_jax.schema import HardwareConfig, MaskedConfig
 from cots_jax.train.flops import count_flops
 
 HARDWARE = Path(__file__).resolve().parents[1] / "configs" / "pretrain.py"  # for its rows alone

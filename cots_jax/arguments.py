@@ -11,8 +11,9 @@ from typing import Any
 
 import ml_collections
 
-from cots_jax.config import Config, build_config, complete
+from cots_jax.config import build_config, complete
 from cots_jax.errors import UserError, nearest
+from cots_jax.schema import Config
 
 
 class WrongUseError(UserError):

@@ -15,78 +15,8 @@ from typing import Any
 
 from cots_jax.errors import UserError, nearest
 from cots_jax.schedule import schedule_values
-from cots_jax.schema import (
-    AlignmentConfig,
-    AugmentationConfig,
-    Config,
-    DataConfig,
-    DvaeConfigKeys,
-    FilterConfig,
-    HardwareConfig,
-    InitConfig,
-    MaskedConfig,
-    MethodConfig,
-    OptimizerConfig,
-)
-from cots_jax.switches import (
-    Cache,
-    Condition,
-    Contrast,
-    Decayed,
-    Direction,
-    Forward,
-    Gradient,
-    MaskedUnit,
-    Merge,
-    Negatives,
-    Precision,
-    SameGroup,
-    Switch,
-    Task,
-    Teacher,
-    TemperatureRule,
-    TokenizerInput,
-    Towers,
-)
-
-__all__ = [
-    "OF_THE_RUN",
-    "AlignmentConfig",
-    "AugmentationConfig",
-    "Cache",
-    "Condition",
-    "Config",
-    "Contrast",
-    "DataConfig",
-    "Decayed",
-    "Direction",
-    "DvaeConfigKeys",
-    "FilterConfig",
-    "Forward",
-    "Gradient",
-    "HardwareConfig",
-    "InitConfig",
-    "MaskedConfig",
-    "MaskedUnit",
-    "Merge",
-    "MethodConfig",
-    "Negatives",
-    "OptimizerConfig",
-    "Precision",
-    "SameGroup",
-    "Switch",
-    "Task",
-    "Teacher",
-    "TemperatureRule",
-    "TokenizerInput",
-    "Towers",
-    "UserError",
-    "build_config",
-    "check_rows",
-    "complete",
-]
-
-OF_THE_RUN = "init_from"  # config.data.tokenizer: that of the run that this one starts from
+from cots_jax.schema import OF_THE_RUN, Config, MethodConfig
+from cots_jax.switches import Contrast, Forward, Switch, Task, Teacher, TemperatureRule, Towers
 
 
 def build_config(mapping: Mapping[str, Any]) -> Config:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cots_jax.compilation_cache import use_compilation_cache
-from cots_jax.config import Switch
 from cots_jax.errors import UserError
 from cots_jax.offline import Evaluation, evaluate_embeddings, evaluate_folder
 from cots_jax.retrieval.embeddings_io import load_embeddings
 from cots_jax.retrieval.protocols import results_json, table
+from cots_jax.switches import Switch
 
 
 def main(argv: Sequence[str]) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Int32, UInt8
 
 from cots_jax import checkpoint
-from cots_jax.config import HardwareConfig, Precision, Task
 from cots_jax.data.image_tokens import TokenFacts, write_tokens
 from cots_jax.data.records import read_facts
 from cots_jax.data.transforms import Augmentation, tokenizer_view
@@ -22,6 +21,8 @@ from cots_jax.models.dvae import DvaeConfig
 from cots_jax.models.image_tokens import TokenizerConfig, picture_ids
 from cots_jax.models.two_stream import Params, model_size
 from cots_jax.pretrained import newest
+from cots_jax.schema import HardwareConfig
+from cots_jax.switches import Precision, Task
 from cots_jax.weights.dalle import read_dalle
 from cots_jax.weights.files import PICKLES, fetched
 from cots_jax.weights.mapping import flat

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from cots_jax.batch import Batch
-from cots_jax.config import Switch, Task
 from cots_jax.data.image_tokens import token_facts
 from cots_jax.data.pipeline import Source, paired_evaluation_batches
 from cots_jax.data.records import read_facts
@@ -48,6 +47,7 @@ from cots_jax.retrieval.stored import (
     store,
     stored,
 )
+from cots_jax.switches import Switch, Task
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@
 import json
 import sys
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.flags import parser
+from cots_jax.errors import UserError
 
 
 def main() -> int:

@@ -10,13 +10,15 @@ from typing import Any
 import jax
 
 from cots_jax import checkpoint, manifest
-from cots_jax.config import Config, Task, TemperatureRule, build_config
+from cots_jax.config import build_config
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import Params, TwoStream, model_size
 from cots_jax.objectives.temperature import temperature_of
 from cots_jax.retrieval.embed import Preprocessing
 from cots_jax.retrieval.evaluation import Lineage
+from cots_jax.schema import Config
+from cots_jax.switches import Task, TemperatureRule
 
 CHECKPOINTS = checkpoint.FOLDER
 

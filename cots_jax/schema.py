@@ -29,6 +29,8 @@ from cots_jax.switches import (
     Towers,
 )
 
+OF_THE_RUN = "init_from"  # data.tokenizer: that of the run that this one starts from
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:

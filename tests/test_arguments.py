@@ -6,8 +6,8 @@ import pathlib
 import pytest
 
 from cots_jax.arguments import WrongUseError, load_config, parse_arguments
-from cots_jax.config import Negatives, Switch
 from cots_jax.errors import UserError
+from cots_jax.switches import Negatives, Switch
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 TINY = f"--config={CONFIGS}/tiny.py:cpu-1"

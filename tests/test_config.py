@@ -12,19 +12,13 @@ import pathlib
 import pytest
 
 from cots_jax.arguments import load_config
-from cots_jax.config import (
-    Config,
-    Negatives,
-    Precision,
-    Switch,
-    Task,
-    Teacher,
-    UserError,
-    build_config,
-)
+from cots_jax.config import build_config
 from cots_jax.data.specs import parse_sources
+from cots_jax.errors import UserError
 from cots_jax.models.two_stream import SIZES
 from cots_jax.schedule import Clockwork, parse_schedule
+from cots_jax.schema import Config
+from cots_jax.switches import Negatives, Precision, Switch, Task, Teacher
 from cots_jax.train.assemble import DVAES
 from cots_jax.train.cots import read_schedules
 

@@ -11,12 +11,12 @@ import oracles
 import pytest
 from safetensors.numpy import save_file
 
-from cots_jax.config import Precision
 from cots_jax.data.transforms import Augmentation, tokenizer_view
 from cots_jax.errors import UserError
 from cots_jax.image_tokenizer import load_frozen, load_image_tokenizer, save_frozen
 from cots_jax.models.dalle import DalleConfig, Encoder
 from cots_jax.models.image_tokens import picture_ids
+from cots_jax.switches import Precision
 from cots_jax.weights.dalle import formats, shapes_of
 from cots_jax.weights.mapping import export_tree, flat
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cots_jax.batch import Batch
-from cots_jax.config import Condition, MaskedConfig
 from cots_jax.models.text import TextConfig
 from cots_jax.models.transformer import TransformerConfig
 from cots_jax.models.two_stream import TwoStream, TwoStreamConfig
 from cots_jax.models.vision import Encoded, VisionConfig, patches, unit
+from cots_jax.schema import MaskedConfig
+from cots_jax.switches import Condition
 
 SIDE, PATCH, WIDTH, EMBED = 8, 2, 6, 5  # 16 patches
 CODES, WORDS, LENGTH = 7, 20, 6

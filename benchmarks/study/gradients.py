@@ -20,10 +20,10 @@ import jax
 import numpy as np
 
 from cots_jax import checkpoint
-from cots_jax.config import Config
 from cots_jax.errors import UserError
 from cots_jax.objectives.total import OBJECTIVES, Terms
 from cots_jax.pretrained import CHECKPOINTS, read_config
+from cots_jax.schema import Config
 from cots_jax.train.assemble import assembled
 from cots_jax.train.cots import CotsTask
 from cots_jax.train.mesh import by_rows, make_mesh, whole

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from cots_jax.batch import Batch, ImageBatch, TextBatch
-from cots_jax.config import Cache
 from cots_jax.data import records
 from cots_jax.data.decoding import decode_picture
 from cots_jax.data.image_tokens import open_tokens, shared_facts
@@ -23,6 +22,7 @@ from cots_jax.data.mixture import Mixture, mixture_of
 from cots_jax.data.shuffle import shuffled
 from cots_jax.data.tokenizer import Encoded, Tokenizer
 from cots_jax.errors import UserError
+from cots_jax.switches import Cache
 
 MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded pictures that AUTO keeps
 MASK_GROUP = 64  # rows whose masks are drawn together

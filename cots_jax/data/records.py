@@ -20,7 +20,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from jaxtyping import Int32
 
-from cots_jax.config import UserError
+from cots_jax.errors import UserError
 
 SCHEMA_VERSION = 1
 FACTS_FILE = "dataset.json"

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from cots_jax.config import Precision
+from cots_jax.switches import Precision
 
 CELL = 8  # pixels a side that one code stands for
 GROUPS = 4

@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cots_jax.config import Merge
 from cots_jax.models.transformer import (
     Activation,
     TransformerConfig,
@@ -19,6 +18,7 @@ from cots_jax.models.transformer import (
     layer_norm,
     linear,
 )
+from cots_jax.switches import Merge
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
-from cots_jax.config import Precision, Switch
+from cots_jax.switches import Precision, Switch
 
 
 class Norm(enum.StrEnum):

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from cots_jax.config import Condition, HardwareConfig, MaskedConfig
 from cots_jax.errors import UserError, nearest
 from cots_jax.models.apply import apply
 from cots_jax.models.masked_head import MaskedHead, MaskedHeadConfig
 from cots_jax.models.text import Pooling, TextConfig, TextTower
 from cots_jax.models.transformer import Activation, Norm, Span, TransformerConfig
 from cots_jax.models.vision import Encoded, ImageTower, VisionConfig
+from cots_jax.schema import HardwareConfig, MaskedConfig
+from cots_jax.switches import Condition
 
 Params = Any  # nested dict of arrays
 

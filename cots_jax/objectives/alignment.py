@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cots_jax.config import AlignmentConfig, Direction, SameGroup, Teacher
 from cots_jax.objectives.contrastive import Reduced, Rows, reduce_rows
 from cots_jax.objectives.queue import Columns
 from cots_jax.objectives.temperature import Temperature, held
+from cots_jax.schema import AlignmentConfig
+from cots_jax.switches import Direction, SameGroup, Teacher
 
 
 def alignment_loss(

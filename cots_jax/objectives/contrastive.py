@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cots_jax.config import SameGroup
 from cots_jax.objectives.queue import GROUP_NONE, Columns
 from cots_jax.objectives.temperature import Temperature
+from cots_jax.switches import SameGroup
 
 EXACT = jax.lax.Precision.HIGHEST
 # Stands for a masked column's logit: finite, so that no gradient turns into NaN, and so low that

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cots_jax.config import Contrast, MethodConfig, SameGroup
 from cots_jax.models.two_stream import Params
 from cots_jax.objectives.contrastive import EXACT, Rows, of_same_group
 from cots_jax.objectives.queue import Columns
 from cots_jax.objectives.temperature import Temperature
+from cots_jax.schema import MethodConfig
+from cots_jax.switches import Contrast, SameGroup
 
 NAME = "sigmoid_bias"  # beside the heads, as a learned temperature is
 

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cots_jax.config import SameGroup
 from cots_jax.objectives.alignment import kl_y_x
 from cots_jax.objectives.contrastive import Rows, reduce_rows
 from cots_jax.objectives.queue import Columns
 from cots_jax.objectives.temperature import Temperature, held
+from cots_jax.switches import SameGroup
 
 
 def soft_target_loss(

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cots_jax.config import MethodConfig, TemperatureRule
 from cots_jax.models.two_stream import Params
+from cots_jax.schema import MethodConfig
+from cots_jax.switches import TemperatureRule
 
 Temperature = float | Float[Array, ""]
 NAME = "log_temperature"  # beside the heads: towers are what retrieval needs, and no more

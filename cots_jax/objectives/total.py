@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cots_jax.config import Condition, Contrast, Forward, Gradient, MethodConfig
 from cots_jax.data.masking import MaskedText, masked_positions
 from cots_jax.models.two_stream import Params, TwoStream
 from cots_jax.models.vision import Encoded
@@ -29,6 +28,8 @@ from cots_jax.objectives.sigmoid import sigmoid_loss
 from cots_jax.objectives.soft_targets import soft_target_loss
 from cots_jax.objectives.sums import weighted_sum
 from cots_jax.objectives.temperature import Temperature, temperature_of
+from cots_jax.schema import MethodConfig
+from cots_jax.switches import Condition, Contrast, Forward, Gradient
 
 
 @flax.struct.dataclass

@@ -11,7 +11,6 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from cots_jax.config import OF_THE_RUN, Config, Task
 from cots_jax.data.pipeline import PairTable, Source
 from cots_jax.data.records import open_split, read_facts
 from cots_jax.data.specs import lineage_of, parse_sources
@@ -29,6 +28,8 @@ from cots_jax.models.two_stream import SIZES
 from cots_jax.pretrained import read_config
 from cots_jax.retrieval.evaluation import Lineage, open_sets
 from cots_jax.schedule import Clockwork, schedule_values
+from cots_jax.schema import OF_THE_RUN, Config
+from cots_jax.switches import Task
 from cots_jax.train.cots import CotsTask
 from cots_jax.train.dvae import DvaeTask
 from cots_jax.weights.own import read_origin

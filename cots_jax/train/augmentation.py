@@ -4,9 +4,9 @@
 import dataclasses
 from typing import Any
 
-from cots_jax.config import AugmentationConfig
 from cots_jax.data.transforms import Augmentation
 from cots_jax.models.vision import VisionConfig
+from cots_jax.schema import AugmentationConfig
 
 
 def augmentation_of(config: AugmentationConfig, vision: VisionConfig) -> Augmentation:

@@ -16,7 +16,6 @@ from jaxtyping import Array
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
-from cots_jax.config import Config, Contrast, MaskedUnit, Negatives, Towers
 from cots_jax.data.masking import TextMasking, masked_count
 from cots_jax.data.pipeline import PairTable, training_batches
 from cots_jax.data.specs import distinct_names
@@ -34,6 +33,8 @@ from cots_jax.retrieval.evaluation import (
     flat,
 )
 from cots_jax.schedule import Clockwork, Schedule, parse_schedule
+from cots_jax.schema import Config
+from cots_jax.switches import Contrast, MaskedUnit, Negatives, Towers
 from cots_jax.train.augmentation import augmentation_of
 from cots_jax.train.mesh import state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer

@@ -16,7 +16,6 @@ from jaxtyping import Array
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
-from cots_jax.config import Config
 from cots_jax.data.pipeline import PairTable, image_batches, training_batches
 from cots_jax.data.transforms import Augmentation, augment
 from cots_jax.errors import UserError
@@ -27,6 +26,7 @@ from cots_jax.objectives.reconstruction import elbo
 from cots_jax.objectives.tokenizer_quality import PIXELS, TokenizerQuality, tokenizer_quality
 from cots_jax.retrieval.evaluation import EvaluationSet
 from cots_jax.schedule import Clockwork, parse_schedule
+from cots_jax.schema import Config
 from cots_jax.train.mesh import state_shardings
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.state import State, advance, fresh_state, unless_broken

@@ -11,8 +11,9 @@ import jax
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
-from cots_jax.config import Config, Switch
 from cots_jax.pretrained import CHECKPOINTS
+from cots_jax.schema import Config
+from cots_jax.switches import Switch
 from cots_jax.train.assemble import assembled, claimed, same_origin
 from cots_jax.train.best import Best
 from cots_jax.train.clock import Clock

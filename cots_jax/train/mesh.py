@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cots_jax.config import HardwareConfig
 from cots_jax.errors import UserError
+from cots_jax.schema import HardwareConfig
 
 ROWS = ("data", "fsdp")  # the axes that share the batch and the queue's columns
 

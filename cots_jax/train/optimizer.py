@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cots_jax.config import Decayed, OptimizerConfig
 from cots_jax.objectives.temperature import NAME as TEMPERATURE
+from cots_jax.schema import OptimizerConfig
+from cots_jax.switches import Decayed
 
 # Biases, norms, embeddings of single vectors and temperatures are not decayed (common practice).
 DECAYED = 2  # least number of axes of a decayed array, the stack's axis not counted

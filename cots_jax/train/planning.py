@@ -10,11 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cots_jax.batch import Batch
-from cots_jax.config import Config
 from cots_jax.data.masking import TextMasking
 from cots_jax.models.image_tokens import TokenizerConfig
 from cots_jax.models.two_stream import TwoStream, model_size
 from cots_jax.objectives.total import OBJECTIVES, Terms
+from cots_jax.schema import Config
 from cots_jax.train.augmentation import augmentation_of
 from cots_jax.train.mesh import by_rows, state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer

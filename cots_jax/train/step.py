@@ -19,14 +19,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from cots_jax.batch import Batch
-from cots_jax.config import (
-    Contrast,
-    MethodConfig,
-    Negatives,
-    Switch,
-    TemperatureRule,
-    TokenizerInput,
-)
 from cots_jax.data.masking import MaskedText, TextMasking, drop_words, mask_text
 from cots_jax.data.transforms import Augmentation, augment, tokenizer_view
 from cots_jax.models.image_tokens import TokenizerConfig, picture_ids
@@ -54,6 +46,8 @@ from cots_jax.objectives.total import (
     losses,
     token_losses,
 )
+from cots_jax.schema import MethodConfig
+from cots_jax.switches import Contrast, Negatives, Switch, TemperatureRule, TokenizerInput
 from cots_jax.train.dropped import Judged
 from cots_jax.train.gradcache import cached_gradients, summed_gradients
 from cots_jax.train.mesh import by_rows, row_shards, state_shardings, whole

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cots_jax.config import Precision
 from cots_jax.errors import UserError
 from cots_jax.models.dalle import CELL, GROUPS, DalleConfig, Encoder
+from cots_jax.switches import Precision
 from cots_jax.weights.files import read_tensors
 from cots_jax.weights.mapping import Format, Rule, Turn, import_tree
 from cots_jax.weights.turns import SAME

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from cots_jax.config import InitConfig
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import Params, TwoStreamConfig
+from cots_jax.schema import InitConfig
 from cots_jax.weights import bert, clip, vit
 from cots_jax.weights.files import fetched, read_tensors
 from cots_jax.weights.mapping import Format, flat, import_tree, nested, recognised

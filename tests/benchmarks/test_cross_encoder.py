@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from doors import load_benchmark
 
-from cots_jax.config import HardwareConfig, MaskedConfig
 from cots_jax.models.text import TextConfig
 from cots_jax.models.transformer import Norm, TransformerConfig
 from cots_jax.models.two_stream import TwoStream, model_size
+from cots_jax.schema import HardwareConfig, MaskedConfig
 from cots_jax.train.flops import count_flops
 
 bench = load_benchmark("cross_encoder")

@@ -7,9 +7,9 @@ import pathlib
 import pytest
 from prepare_cases import ids, jpeg, reasons, records
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.coco import CocoOptions, coco_rows, prepare_coco
 from cots_jax.data.prepare.sources import Row
+from cots_jax.errors import UserError
 
 
 def _write(path: pathlib.Path, images: list, annotations: list) -> pathlib.Path:

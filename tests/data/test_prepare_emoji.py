@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare import emoji
 from cots_jax.data.prepare.emoji import assign_splits, concepts, drawings, prepare_emoji, rasterise
 from cots_jax.data.records import list_splits, open_split
+from cots_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from prepare_cases import ids, jpeg, reasons, records
 from test_prepare_parquet import write_arrow
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.huggingface import HuggingFaceOptions, prepare_huggingface
+from cots_jax.errors import UserError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

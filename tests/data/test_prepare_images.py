@@ -8,10 +8,10 @@ import tarfile
 
 import pytest
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare import images as module
 from cots_jax.data.prepare.images import Images, safe_name
 from cots_jax.data.prepare.pictures import PictureError
+from cots_jax.errors import UserError
 
 FILES = {"a.jpg": b"A", "deep/b.jpg": b"B", "deep/c.jpg": b"C1", "other/c.jpg": b"C2"}
 

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from prepare_cases import ids, jpeg, reasons, records, write_tar
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.img2dataset import (
     Img2datasetOptions,
     prepare_img2dataset,
     status_reason,
 )
+from cots_jax.errors import UserError
 
 ROWS = [
     {"key": "000000000", "caption": "first", "status": "success"},

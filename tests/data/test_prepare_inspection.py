@@ -15,10 +15,10 @@ from PIL import Image
 from prepare_cases import jpeg, write_tar
 
 from cots_jax import prepare
-from cots_jax.config import UserError
 from cots_jax.data.prepare import inspection
 from cots_jax.data.prepare.inspection import evenly, inspect
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
+from cots_jax.errors import UserError
 
 CAPTIONS = ["a dog", '<script>alert(1)</script> & "more"', "كلب أسود يركض", "one two three four"]
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare import json_stream
 from cots_jax.data.prepare.json_stream import list_elements
+from cots_jax.errors import UserError
 
 many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 value = st.recursive(

@@ -6,9 +6,9 @@ import json
 import pytest
 from prepare_cases import ids, jpeg, reasons, records, write_tar
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.karpathy import KarpathyOptions, karpathy_rows, prepare_karpathy
 from cots_jax.data.prepare.sources import Row
+from cots_jax.errors import UserError
 
 
 def _entry(name: str, split: str, *raws, **more) -> dict:

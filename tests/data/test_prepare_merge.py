@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prepare_cases import jpeg, write_tar
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare import merge, shards, tables
 from cots_jax.data.prepare.merge import merge_parts
 from cots_jax.data.prepare.tasks import Task, parse_task
 from cots_jax.data.prepare.twins import Duplicates
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
 from cots_jax.data.prepare.write import Outcome
+from cots_jax.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
 from cots_jax.data.prepare.splits import MAX_SPLITS
 from cots_jax.data.prepare.tables import Item, assign_splits
 from cots_jax.data.prepare.threads import in_order
 from cots_jax.data.prepare.write import Outcome
 from cots_jax.data.records import Record, list_splits, open_split
+from cots_jax.errors import UserError
 
 
 def _jpeg(seed: int, size: tuple[int, int] = (30, 20)) -> bytes:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.parquet import TableFileError, open_table
 from cots_jax.data.prepare.sources import BadRow, Columns, read_table
+from cots_jax.errors import UserError
 
 many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 

@@ -13,12 +13,12 @@ import pytest
 from doors import PROJECT
 from prepare_cases import ids, jpeg, rejects, write_tar
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare import fill, shards, traces
 from cots_jax.data.prepare.pictures import normalise_picture
 from cots_jax.data.prepare.twins import Duplicates
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
 from cots_jax.data.prepare.write import Outcome
+from cots_jax.errors import UserError
 
 PICTURES = 24
 SMALL = 4000  # bytes of a shard: two or three pictures

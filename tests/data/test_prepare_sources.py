@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.sources import BadRow, Columns, Row, read_table
+from cots_jax.errors import UserError
 
 many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 name = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=20)

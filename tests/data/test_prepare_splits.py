@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.splits import split_in_name, splits_in_names
+from cots_jax.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from prepare_cases import ids, jpeg, records, rejects, write_tar
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.twins import Duplicates
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
+from cots_jax.errors import UserError
 
 SIZE = (160, 120)
 

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prepare_cases import ids, jpeg, reasons, records, rejects, write_tar
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.images import Images
 from cots_jax.data.prepare.samples import BadRow
 from cots_jax.data.prepare.tars import TarSample, tar_samples
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
+from cots_jax.errors import UserError
 
 many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 

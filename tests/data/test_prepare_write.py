@@ -9,10 +9,10 @@ import os
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare import shards
 from cots_jax.data.prepare.write import FolderWriter, Outcome, Plan, prepare_folder
 from cots_jax.data.records import Record, open_split
+from cots_jax.errors import UserError
 
 PLAN = Plan("tiny", "test", "none", 8, {"size": 1})
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare import shards
 from cots_jax.data.prepare.write import FolderWriter, Plan, prepare_folder
 from cots_jax.data.records import Record, list_splits, open_split, pack_record, unpack_record
+from cots_jax.errors import UserError
 
 PLAN = Plan("tiny", "test", "none", 8, {})
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import quick
 
-from cots_jax.config import Merge, Precision
 from cots_jax.models.masked_head import MaskedHead, MaskedHeadConfig
 from cots_jax.models.transformer import TransformerConfig
+from cots_jax.switches import Merge, Precision
 
 b, m, d, p, v = 2, 3, 6, 4, 9
 EPSILON = 1e-12

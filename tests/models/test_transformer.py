@@ -13,7 +13,6 @@ import pytest
 import quick
 from jax.extend.core import jaxprs_in_params
 
-from cots_jax.config import Precision, Switch
 from cots_jax.models.transformer import (
     Activation,
     Norm,
@@ -22,6 +21,7 @@ from cots_jax.models.transformer import (
     TransformerConfig,
     relative_index,
 )
+from cots_jax.switches import Precision, Switch
 
 SMALL = TransformerConfig(layers=2, width=8, heads=2, mlp=12, epsilon=1e-5)
 b, SIDE = 2, 2

@@ -11,15 +11,10 @@ import numpy as np
 import pytest
 import quick
 
-from cots_jax.config import (
-    Condition,
-    HardwareConfig,
-    MaskedConfig,
-    Precision,
-    Switch,
-)
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import SIZES, TwoStream, model_size
+from cots_jax.schema import HardwareConfig, MaskedConfig
+from cots_jax.switches import Condition, Precision, Switch
 
 WORDS, CODES, LENGTH = 30, 12, 6
 

@@ -11,10 +11,11 @@ import pytest
 import quick
 from retrieval_problem import TAU, Problem, b, e
 
-from cots_jax.config import AlignmentConfig, Direction, SameGroup, Teacher
 from cots_jax.objectives.alignment import alignment_loss
 from cots_jax.objectives.contrastive import Rows
 from cots_jax.objectives.queue import empty_queue, queue_columns
+from cots_jax.schema import AlignmentConfig
+from cots_jax.switches import Direction, SameGroup, Teacher
 
 
 @pytest.fixture(autouse=True)

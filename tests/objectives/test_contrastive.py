@@ -11,9 +11,9 @@ import pytest
 import quick
 from retrieval_problem import TAU, Problem, b, e, k
 
-from cots_jax.config import SameGroup
 from cots_jax.objectives.contrastive import Rows, info_nce, reduce_rows
 from cots_jax.objectives.queue import empty_queue, queue_columns
+from cots_jax.switches import SameGroup
 
 
 @pytest.fixture(autouse=True)

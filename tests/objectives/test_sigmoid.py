@@ -10,9 +10,10 @@ import pytest
 import quick
 from retrieval_problem import Problem, b
 
-from cots_jax.config import Contrast, MethodConfig, SameGroup
 from cots_jax.objectives.queue import Columns
 from cots_jax.objectives.sigmoid import fresh_bias, sigmoid_loss
+from cots_jax.schema import MethodConfig
+from cots_jax.switches import Contrast, SameGroup
 
 TAU, BIAS = 0.2, -1.5
 

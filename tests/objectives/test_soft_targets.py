@@ -11,9 +11,9 @@ import pytest
 import quick
 from retrieval_problem import TAU, Problem, b
 
-from cots_jax.config import SameGroup
 from cots_jax.objectives.contrastive import info_nce, reduce_rows
 from cots_jax.objectives.soft_targets import soft_target_loss
+from cots_jax.switches import SameGroup
 
 
 @pytest.fixture(autouse=True)

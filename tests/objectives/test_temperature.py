@@ -6,8 +6,9 @@ import math
 import jax.numpy as jnp
 import pytest
 
-from cots_jax.config import MethodConfig, TemperatureRule
 from cots_jax.objectives.temperature import NAME, clamped, fresh_temperature, held, temperature_of
+from cots_jax.schema import MethodConfig
+from cots_jax.switches import TemperatureRule
 
 LEARNED = MethodConfig(
     temperature=0.07, temperature_rule=TemperatureRule.LEARNED, temperature_range=(0.05, 0.2)

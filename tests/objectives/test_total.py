@@ -29,15 +29,6 @@ from toy_losses import (
     views_of,
 )
 
-from cots_jax.config import (
-    AlignmentConfig,
-    Condition,
-    Direction,
-    Gradient,
-    Merge,
-    SameGroup,
-    Teacher,
-)
 from cots_jax.objectives.contrastive import Rows
 from cots_jax.objectives.total import (
     OBJECTIVES,
@@ -47,6 +38,8 @@ from cots_jax.objectives.total import (
     losses,
     masked_patches,
 )
+from cots_jax.schema import AlignmentConfig
+from cots_jax.switches import Condition, Direction, Gradient, Merge, SameGroup, Teacher
 
 
 @pytest.fixture(autouse=True)

@@ -26,10 +26,6 @@ from toy_losses import (
     views_of,
 )
 
-from cots_jax.config import (
-    Forward,
-    TemperatureRule,
-)
 from cots_jax.objectives.contrastive import Rows
 from cots_jax.objectives.total import (
     OBJECTIVES,
@@ -38,6 +34,7 @@ from cots_jax.objectives.total import (
     denominators,
     losses,
 )
+from cots_jax.switches import Forward, TemperatureRule
 
 
 @pytest.fixture(autouse=True)

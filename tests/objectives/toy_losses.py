@@ -10,9 +10,6 @@ import oracles
 import quick
 import toy_model
 
-from cots_jax.config import (
-    MethodConfig,
-)
 from cots_jax.data.masking import TextMasking, mask_text
 from cots_jax.data.transforms import normalise_values
 from cots_jax.objectives.contrastive import Rows
@@ -26,6 +23,7 @@ from cots_jax.objectives.total import (
     denominators,
     losses,
 )
+from cots_jax.schema import MethodConfig
 
 b, k = 6, 8
 HALF = (0.5, 0.5, 0.5)

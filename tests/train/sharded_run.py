@@ -20,17 +20,6 @@ import quick
 import toy_model
 from jax.sharding import AxisType
 
-from cots_jax.config import (
-    AlignmentConfig,
-    Contrast,
-    FilterConfig,
-    HardwareConfig,
-    MaskedConfig,
-    MethodConfig,
-    Negatives,
-    Switch,
-    Teacher,
-)
 from cots_jax.data.masking import TextMasking
 from cots_jax.data.transforms import Augmentation
 from cots_jax.models.dvae import Dvae, DvaeConfig
@@ -38,6 +27,14 @@ from cots_jax.models.two_stream import TwoStream, model_size
 from cots_jax.objectives.momentum_filter import FilterState
 from cots_jax.objectives.queue import Queue
 from cots_jax.objectives.total import OBJECTIVES, Terms
+from cots_jax.schema import (
+    AlignmentConfig,
+    FilterConfig,
+    HardwareConfig,
+    MaskedConfig,
+    MethodConfig,
+)
+from cots_jax.switches import Contrast, Negatives, Switch, Teacher
 from cots_jax.train.mesh import by_rows, state_shardings, whole
 from cots_jax.train.state import fresh_state
 from cots_jax.train.step import CotsStep, Knobs, Method

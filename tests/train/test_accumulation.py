@@ -10,7 +10,7 @@ import pytest
 import toy_model
 import toy_step
 
-from cots_jax.config import HardwareConfig
+from cots_jax.schema import HardwareConfig
 from cots_jax.train.mesh import make_mesh
 
 

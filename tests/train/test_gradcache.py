@@ -13,8 +13,9 @@ import quick
 import toy_model
 import toy_step
 
-from cots_jax.config import Contrast, FilterConfig, HardwareConfig, SameGroup, Switch
 from cots_jax.objectives.total import OBJECTIVES
+from cots_jax.schema import FilterConfig, HardwareConfig
+from cots_jax.switches import Contrast, SameGroup, Switch
 from cots_jax.train.mesh import make_mesh
 from cots_jax.train.state import fresh_state
 

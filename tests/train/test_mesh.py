@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cots_jax.config import HardwareConfig, MaskedConfig
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import TwoStream, model_size
+from cots_jax.schema import HardwareConfig, MaskedConfig
 from cots_jax.train.mesh import (
     by_rows,
     make_mesh,

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import quick
 
-from cots_jax.config import Decayed, HardwareConfig, MaskedConfig, OptimizerConfig
 from cots_jax.models.two_stream import TwoStream, model_size
+from cots_jax.schema import HardwareConfig, MaskedConfig, OptimizerConfig
+from cots_jax.switches import Decayed
 from cots_jax.train.optimizer import decay_mask, layer_rates, make_optimizer
 from cots_jax.train.state import advance, fresh_state
 from cots_jax.weights.mapping import flat

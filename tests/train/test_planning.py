@@ -12,8 +12,8 @@ import pytest
 from doors import PROJECT
 
 from cots_jax.arguments import parse_arguments
-from cots_jax.config import Config
 from cots_jax.models.dalle import DalleConfig
+from cots_jax.schema import Config
 from cots_jax.train.flops import count_flops
 from cots_jax.train.mesh import make_mesh
 from cots_jax.train.planning import PlannedStep, planned_step

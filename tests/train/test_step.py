@@ -15,10 +15,11 @@ import toy_model
 import toy_step
 from toy_step import CURSOR, STORED, b, compiled, k, make_knobs, make_state, only
 
-from cots_jax.config import HardwareConfig, Negatives, Switch
 from cots_jax.data.masking import drop_words
 from cots_jax.data.transforms import normalise
 from cots_jax.objectives.contrastive import Rows
+from cots_jax.schema import HardwareConfig
+from cots_jax.switches import Negatives, Switch
 from cots_jax.train.mesh import make_mesh
 from cots_jax.train.step import WORD_DROPOUT, RowInputs
 

@@ -12,17 +12,12 @@ import toy_model
 import toy_step
 from toy_step import b, make_knobs, make_state
 
-from cots_jax.config import (
-    FilterConfig,
-    HardwareConfig,
-    Switch,
-    TemperatureRule,
-    TokenizerInput,
-)
 from cots_jax.data.transforms import Augmentation, tokenizer_view
 from cots_jax.models.dvae import Dvae, DvaeConfig
 from cots_jax.models.image_tokens import picture_ids
 from cots_jax.objectives.momentum_filter import FilterState, filter_threshold
+from cots_jax.schema import FilterConfig, HardwareConfig
+from cots_jax.switches import Switch, TemperatureRule, TokenizerInput
 from cots_jax.train.mesh import make_mesh
 from cots_jax.train.step import AUGMENTATION
 

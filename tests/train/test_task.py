@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cots_jax import checkpoint
-from cots_jax.config import HardwareConfig, Towers, build_config
+from cots_jax.config import build_config
 from cots_jax.data.pipeline import PairTable, Source
 from cots_jax.data.tokenizer import train_wordpiece
 from cots_jax.image_tokenizer import ImageTokenizer
@@ -17,6 +17,8 @@ from cots_jax.models.dvae import DvaeConfig
 from cots_jax.pretrained import CHECKPOINTS, Pretrained
 from cots_jax.retrieval.evaluation import Lineage
 from cots_jax.schedule import Clockwork
+from cots_jax.schema import HardwareConfig
+from cots_jax.switches import Towers
 from cots_jax.train import cots
 from cots_jax.train.mesh import make_mesh
 from cots_jax.train.state import State

@@ -9,12 +9,13 @@ import oracles
 import quick
 import toy_model
 
-from cots_jax.config import HardwareConfig, MethodConfig, Negatives
 from cots_jax.data.masking import TextMasking
 from cots_jax.data.transforms import Augmentation
 from cots_jax.objectives.momentum_filter import FilterState
 from cots_jax.objectives.queue import Queue
 from cots_jax.objectives.total import OBJECTIVES, Terms
+from cots_jax.schema import HardwareConfig, MethodConfig
+from cots_jax.switches import Negatives
 from cots_jax.train.mesh import make_mesh
 from cots_jax.train.state import fresh_state
 from cots_jax.train.step import CotsStep, Knobs, Method

@@ -15,12 +15,12 @@ from safetensors.numpy import save_file
 from tiny_world import CONFIG, Tiny
 
 from cots_jax import checkpoint
-from cots_jax.config import HardwareConfig, InitConfig, MaskedConfig
 from cots_jax.errors import UserError
 from cots_jax.models.apply import apply
 from cots_jax.models.text import TextTower
 from cots_jax.models.two_stream import TwoStream, model_size
 from cots_jax.pretrained import Pretrained
+from cots_jax.schema import HardwareConfig, InitConfig, MaskedConfig
 from cots_jax.weights import bert, vit
 from cots_jax.weights.load import merged, read_initial
 from cots_jax.weights.mapping import export_tree, flat

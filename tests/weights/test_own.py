@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cots_jax import checkpoint
-from cots_jax.config import HardwareConfig, InitConfig, MaskedConfig
 from cots_jax.data.tokenizer import train_wordpiece
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import TwoStream, TwoStreamConfig, model_size
+from cots_jax.schema import HardwareConfig, InitConfig, MaskedConfig
 from cots_jax.weights.load import read_initial
 from cots_jax.weights.own import read_origin
 from cots_jax.weights.positions import Resize, resized_positions

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cots_jax.config import Merge, Precision
 from cots_jax.models.apply import apply
 from cots_jax.models.dalle import LAPLACE, Encoder, code_ids
 from cots_jax.models.masked_head import MaskedHead, MaskedHeadConfig
 from cots_jax.models.text import Pooling, TextConfig, TextTower
 from cots_jax.models.transformer import Activation, Norm, Span, TransformerConfig
 from cots_jax.models.vision import ImageTower, VisionConfig
+from cots_jax.switches import Merge, Precision
 from cots_jax.weights import bert, clip, vit
 from cots_jax.weights.dalle import read_dalle
 from cots_jax.weights.files import read_tensors

@@ -9,9 +9,10 @@ import numpy as np
 import published
 import pytest
 
-from cots_jax.config import HardwareConfig, MaskedConfig, Precision, Switch
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import TwoStream, model_size
+from cots_jax.schema import HardwareConfig, MaskedConfig
+from cots_jax.switches import Precision, Switch
 from cots_jax.weights import bert, dalle
 from cots_jax.weights.load import image_tower, text_parts
 from cots_jax.weights.mapping import flat

@@ -15,12 +15,12 @@ from doors import Said, run_main
 from safetensors.numpy import save, save_file
 from tiny_world import CONFIG, prepare_tiny
 
-from cots_jax.config import HardwareConfig
 from cots_jax.data.image_tokens import TokenFacts, write_tokens
 from cots_jax.data.records import read_facts
 from cots_jax.models.text import TextTower
 from cots_jax.models.two_stream import model_size
 from cots_jax.models.vision import ImageTower
+from cots_jax.schema import HardwareConfig
 from cots_jax.weights import bert, vit
 from cots_jax.weights.mapping import export_tree
 

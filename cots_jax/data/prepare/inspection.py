@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.contact_sheet import contact_sheet
 from cots_jax.data.records import REJECTS_FILE, Record, Split, open_split, read_facts
+from cots_jax.errors import UserError
 from cots_jax.files import write_whole
 
 SAMPLED = 2000  # records a split whose pictures and captions are measured; own choice

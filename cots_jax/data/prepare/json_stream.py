@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from cots_jax.config import UserError
+from cots_jax.errors import UserError
 
 CHUNK = 2**20  # characters
 MOST = 2**28  # of one value: beyond it the file is something else

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.looks import Look, Looks, digest_number, look_of
 from cots_jax.data.prepare.threads import in_order
 from cots_jax.data.prepare.twins import Twin
 from cots_jax.data.records import Record, open_split, read_facts
+from cots_jax.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.fill import no_usable_pair
 from cots_jax.data.prepare.grouping import add_grouped
 from cots_jax.data.prepare.progress import track_units
@@ -27,6 +26,7 @@ from cots_jax.data.prepare.write import (
     prepare_folder,
 )
 from cots_jax.data.records import FACTS_FILE, REJECTS_FILE, Split, open_split, read_facts
+from cots_jax.errors import UserError
 
 TASK = "task"  # the one argument in which parts differ
 

@@ -5,9 +5,9 @@ import pathlib
 from dataclasses import dataclass
 from typing import Any
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.tasks import Task
 from cots_jax.data.prepare.twins import Duplicates
+from cots_jax.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

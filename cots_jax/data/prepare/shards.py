@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.traces import NAME as TRACE_NAME
 from cots_jax.data.prepare.traces import TRACE, Trace, trace_bytes, trace_file, write_traces
 from cots_jax.data.records import INDEX_FILE, Record, pack_record
+from cots_jax.errors import UserError
 
 SHARD_BYTES = 256 * 2**20  # own choice: few files, yet enough of them to read in parallel
 SHARD_NAME = re.compile(

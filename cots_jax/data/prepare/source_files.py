@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.captions import is_unicode
 from cots_jax.data.prepare.images import folder_digest
 from cots_jax.data.prepare.samples import BadRow, Sample, Unit
+from cots_jax.errors import UserError
 
 
 @dataclass(frozen=True)

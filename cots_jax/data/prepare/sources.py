@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.captions import is_unicode
 from cots_jax.data.prepare.parquet import TableFileError, open_table
 from cots_jax.data.prepare.samples import BadRow
+from cots_jax.errors import UserError
 
 IMAGE_COLUMNS = (
     "image", "image_path", "image_name", "image_file", "file", "filepath", "file_path",

@@ -6,7 +6,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from cots_jax.config import UserError
+from cots_jax.errors import UserError
 
 TRAIN, HELD_OUT = "train", "val"
 MAX_SPLITS = 100  # more of them are a column that means something else

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.captions import Captions, Repeats, add_caption
 from cots_jax.data.prepare.images import Images, folder_digest
 from cots_jax.data.prepare.pictures import PictureError
@@ -22,6 +21,7 @@ from cots_jax.data.prepare.splits import (
     place,
     train_last,
 )
+from cots_jax.errors import UserError
 
 UNIT = 1000  # pictures; own choice
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import PIL
 
-from cots_jax.config import UserError
 from cots_jax.data.prepare.shards import (
     SplitWriter,
     fingerprint,
@@ -32,6 +31,7 @@ from cots_jax.data.prepare.shards import (
 )
 from cots_jax.data.prepare.traces import Finished, Trace, finished_shards, trace_file
 from cots_jax.data.records import FACTS_FILE, REJECTS_FILE, SCHEMA_VERSION, Record, read_facts
+from cots_jax.errors import UserError
 
 MARKER_FILE = "preparing.json"
 PART_NAME = re.compile(r"task-(\d{5})-of-(\d{5})")  # a folder that `--task` has made
