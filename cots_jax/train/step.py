@@ -143,7 +143,9 @@ class CotsStep:
         norm = optax.tree.norm(found.grads)
         new = advance(state, found.grads, knobs.learning_rate, self.optimizer)
         new = dataclasses.replace(new, params=clamped(new.params, self.method))
-        new = dataclasses.replace(new, method=self._next(state.method, found, batch, knobs, new))
+        new = dataclasses.replace(
+            new, method=self._next_method(state.method, found, batch, knobs, new)
+        )
         finite = jnp.isfinite(norm) & jnp.isfinite(found.losses.total)
         new = unless_broken(new, state, finite)
         # Left to XLA, small arrays come back cut otherwise: a second compilation, no donation.
@@ -157,7 +159,9 @@ class CotsStep:
             return new, metrics | {"skipped": new.skipped, "judged": judged}
         return new, metrics | {"skipped": new.skipped}
 
-    def _next(self, method: Any, found: Gradients, batch: Batch, knobs: Knobs, new: State) -> Any:
+    def _next_method(
+        self, method: Any, found: Gradients, batch: Batch, knobs: Knobs, new: State
+    ) -> Any:
         """Momentum from the new parameters; the keys into the queue."""
         if found.keys is None or found.judgement is None:
             return method
