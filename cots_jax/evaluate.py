@@ -13,6 +13,7 @@ from pathlib import Path
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
 from cots_jax.offline import Evaluation, evaluate_embeddings, evaluate_folder
+from cots_jax.processes import is_first, join_processes
 from cots_jax.retrieval.embeddings_io import load_embeddings
 from cots_jax.retrieval.protocols import results_json, table
 from cots_jax.switches import Switch
@@ -34,17 +35,23 @@ def main(argv: Sequence[str]) -> int:
     if bool(flags.model) == any(given) or any(given) != all(given):
         parser.error("name either --workdir, or all three of --image_embeddings … --text_image")
     try:
+        join_processes()
         use_compilation_cache()
         found = _evaluate(flags, list(filter(None, given)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if is_first():
+        _say(found, flags.json)
+    return 0
+
+
+def _say(found: Evaluation, as_json: bool) -> None:
     for note in found.notes():
         print(note, file=sys.stderr)
-    if flags.json or found.results:  # an image tokenizer has notes only
-        print(json.dumps(results_json(found.results)) if flags.json else table(found.results))
+    if as_json or found.results:  # an image tokenizer has notes only
+        print(json.dumps(results_json(found.results)) if as_json else table(found.results))
     print(f"{found.file.stem}: {found.file}", file=sys.stderr)
-    return 0
 
 
 def _evaluate(flags: argparse.Namespace, given: list[str]) -> Evaluation:

@@ -22,6 +22,7 @@ from cots_jax.objectives.levels import TokenLevel, code_level, retrieval_kl, wor
 from cots_jax.objectives.total import masked_patches
 from cots_jax.offline_tokenizer import evaluate_tokenizer
 from cots_jax.pretrained import Pretrained, read_config
+from cots_jax.processes import is_first, this_process
 from cots_jax.retrieval.embed import EMBED_BATCH
 from cots_jax.retrieval.embeddings_io import Embeddings
 from cots_jax.retrieval.evaluation import (
@@ -78,7 +79,7 @@ def evaluate_folder(
 
     Writes report.html and results.json into `out` (default: the folder), unless they are there
     already, made from the same checkpoint and data. A folder with an image tokenizer is evaluated
-    as one. Raises UserError.
+    as one. Several processes share the work, and the first one writes. Raises UserError.
     """
     out = out or folder
     refuse_foreign(out)
@@ -86,7 +87,8 @@ def evaluate_folder(
         named_protocol(protocol)
     config = read_config(folder)
     if config is not None and config.task is Task.DVAE:
-        return Evaluation([], evaluate_tokenizer(folder, data, out), out / REPORT)
+        levels = evaluate_tokenizer(folder, data, out) if is_first() else []
+        return Evaluation([], levels, out / REPORT)
     opened = Pretrained.load(folder)
     sources = _sources(opened, data)
     made_from = _made_from(opened, sources) | ({"protocol": protocol} if protocol else {})
@@ -94,7 +96,8 @@ def evaluate_folder(
     before = f"{folder} at step {opened.step} (--again evaluates once more)" if found else ""
     if found is None:
         found = _evaluate(folder, opened, sources, out / REPORT, protocol)
-        store(out, found, made_from)
+        if is_first():
+            store(out, found, made_from)
     return Evaluation(found.results, found.levels, out / REPORT, before)
 
 
@@ -123,8 +126,11 @@ def _evaluate(
             )
             results.append(_named(protocol, scored) if protocol else with_intervals(scored))
             levels += check_levels(opened, image_tokenizer, chosen)
-            examples += _examples(chosen, scored)
+            examples += _examples(chosen, scored) if is_first() else []
             distances[chosen.name] = task_distance(opened, scored)
+    found = Stored(results, levels)
+    if not is_first():
+        return found
     log = folder / "metrics.jsonl"
     write_report(
         report,
@@ -135,7 +141,7 @@ def _evaluate(
         examples=examples,
         levels=levels,
     )
-    return Stored(results, levels)
+    return found
 
 
 def _named(protocol: str, scored: Scored) -> Result:
@@ -147,23 +153,22 @@ def _named(protocol: str, scored: Scored) -> Result:
 def evaluate_embeddings(given: Embeddings, name: str, out: Path, protocol: str = "") -> Evaluation:
     """Scores anybody's vectors by the same protocol; writes results.json into `out`."""
     refuse_foreign(out)
-    ranks = rank_both_ways(given.image, given.text, given.image_group, given.text_group)
+    groups = given.image_group, given.text_group
+    ranks = rank_both_ways(given.image, given.text, *groups, share=this_process())
     as_it_is = describe_set(
-        given.image_group,
-        given.text_group,
+        *groups,
         dataset=name,
         split="given",
         towers="given",
         resolution=0,
     )
-    ends = bootstrap(ranks, given.image_group, given.text_group)
+    ends = bootstrap(ranks, *groups)
     result = make_result(name, as_it_is, summarise(ranks), ends)
     if protocol:
-        groups = given.image_group, given.text_group
         result = evaluate_by(protocol, result, given.image, given.text, *groups)
-    results = [result]
-    write_results(out / RESULTS, results)
-    return Evaluation(results, [], out / RESULTS)
+    if is_first():
+        write_results(out / RESULTS, [result])
+    return Evaluation([result], [], out / RESULTS)
 
 
 def _token_grid(opened: Pretrained, sources: list[Source]) -> int:

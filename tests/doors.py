@@ -7,6 +7,7 @@ import importlib.util
 import io
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import types
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from unittest import mock
 
 from cots_jax import evaluate, main, prepare
+from cots_jax.processes import ADDRESS, COUNT, INDEX
 
 PROJECT = pathlib.Path(main.__file__).parents[1]
 
@@ -77,6 +79,29 @@ def run_apart(root: pathlib.Path, arguments: Sequence[str], timeout: float = 600
         arguments, cwd=root, env=environment, capture_output=True, text=True, timeout=timeout
     )
     return Said(done.returncode, done.stdout, done.stderr)
+
+
+def in_two_processes(root: pathlib.Path, *arguments: str, timeout: float = 600) -> list[Said]:
+    """A Python command line in two processes that know of each other, in `root`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    running = []
+    for index in range(2):
+        told = {ADDRESS: address, COUNT: "2", INDEX: str(index), "PYTHONPATH": str(PROJECT)}
+        running.append(
+            subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=root,
+                env={**os.environ, **told},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    ended = [process.communicate(timeout=timeout) for process in running]
+    statuses = [process.returncode for process in running]
+    return [Said(status, out, err) for status, (out, err) in zip(statuses, ended, strict=True)]
 
 
 def load_benchmark(name: str) -> types.ModuleType:

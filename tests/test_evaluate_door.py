@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from doors import Said, run_evaluate
+from doors import Said, in_two_processes, run_evaluate
 from tiny_world import Tiny
 
 from cots_jax.errors import UserError
@@ -48,6 +48,22 @@ class TestASecondTime:
         assert said.status == 1
         assert "not ours to replace" in said.line
         assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    flags = [RUN, "--data=data/tiny#train,data/tiny#val"]
+    alone = run_evaluate(tiny.root, *flags, f"--out={tmp_path / 'alone'}")
+    door = ("-m", "cots_jax.evaluate", *flags, f"--out={tmp_path / 'both'}")
+    first, second = in_two_processes(tiny.root, *door)
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    assert first.out == alone.out
+    assert second.out == ""
+    one, two = (
+        json.loads((tmp_path / out / "results.json").read_text()) for out in ("alone", "both")
+    )
+    assert one["results"] == two["results"]
+    assert (tmp_path / "both" / "report.html").is_file()
 
 
 class TestGivenVectors:

@@ -20,6 +20,7 @@ FLOORS = {
     "compilation_cache": 1,
     "files": 1,
     "manifest": 1,
+    "processes": 1,
     "schedule": 1,
     "schema": 1,
     "switches": 0,

@@ -22,6 +22,7 @@ from cots_jax.data.mixture import Mixture, mixture_of
 from cots_jax.data.shuffle import shuffled
 from cots_jax.data.tokenizer import Encoded, Tokenizer
 from cots_jax.errors import UserError
+from cots_jax.processes import WHOLE, Share
 from cots_jax.switches import Cache
 
 MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded pictures that AUTO keeps
@@ -303,8 +304,10 @@ def load_pairs(table: PairTable, pairs: np.ndarray, image_mask: np.ndarray) -> B
     )
 
 
-def image_batches(table: PairTable, batch: int, threads: int = 1) -> Iterator[ImageBatch]:
-    """Every record's picture once, in stored order; the last batch is padded."""
+def image_batches(
+    table: PairTable, batch: int, threads: int = 1, share: Share = WHOLE
+) -> Iterator[ImageBatch]:
+    """Every record's picture once (or a share of them), in stored order; the last batch padded."""
 
     def load(rows: np.ndarray) -> ImageBatch:
         real = rows >= 0
@@ -312,11 +315,13 @@ def image_batches(table: PairTable, batch: int, threads: int = 1) -> Iterator[Im
         group = np.where(real, table.group_of_record[found], np.int32(-1))
         return ImageBatch(table.images(found), group, real.astype(np.float32))
 
-    return _in_order(load, table.records, batch, threads)
+    return _in_order(load, table.records, batch, threads, share)
 
 
-def text_batches(table: PairTable, batch: int, threads: int = 1) -> Iterator[TextBatch]:
-    """Every caption once, in pair order; the last batch is padded."""
+def text_batches(
+    table: PairTable, batch: int, threads: int = 1, share: Share = WHOLE
+) -> Iterator[TextBatch]:
+    """Every caption once (or a share of them), in pair order; the last batch is padded."""
 
     def load(pairs: np.ndarray) -> TextBatch:
         real = pairs >= 0
@@ -326,7 +331,7 @@ def text_batches(table: PairTable, batch: int, threads: int = 1) -> Iterator[Tex
         group = np.where(real, group, np.int32(-1))
         return TextBatch(text.ids, text.length, group, real.astype(np.float32))
 
-    return _in_order(load, table.pairs, batch, threads)
+    return _in_order(load, table.pairs, batch, threads, share)
 
 
 def paired_evaluation_batches(
@@ -344,12 +349,19 @@ def paired_evaluation_batches(
 
 
 def _in_order(
-    load: Callable[[np.ndarray], Rows], count: int, batch: int, threads: int
+    load: Callable[[np.ndarray], Rows],
+    count: int,
+    batch: int,
+    threads: int,
+    share: Share = WHOLE,
 ) -> Iterator[Rows]:
     """Loads rows 0..count in batches, -1 after the end, read ahead by threads."""
     padded = np.full(-(-count // batch) * batch, -1, np.int32)
     padded[:count] = np.arange(count, dtype=np.int32)
-    loaded = grain.MapDataset.source(list(padded.reshape(-1, batch))).map(load)
+    mine = share.of(len(padded) // batch)
+    if not mine:
+        return iter(())
+    loaded = grain.MapDataset.source(list(padded.reshape(-1, batch)[mine])).map(load)
     return iter(loaded.to_iter_dataset(_reading(threads)))
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 from cots_jax.batch import ImageBatch, TextBatch
 from cots_jax.data.transforms import normalise
 from cots_jax.models.two_stream import Params, TwoStream
+from cots_jax.processes import WHOLE, Share, gather_rows
 
 EMBED_BATCH = 128  # rows at a time; part of the numbers' identity, as matmuls round by shape
 
@@ -54,23 +55,29 @@ def encode_texts(
 
 
 def embed_images(
-    towers: Params, model: TwoStream, preprocessing: Preprocessing, batches: Iterable[ImageBatch]
+    towers: Params,
+    model: TwoStream,
+    preprocessing: Preprocessing,
+    batches: Iterable[ImageBatch],
+    share: Share = WHOLE,
 ) -> Embedded:
-    """All pictures of `batches`."""
+    """All pictures of `batches`, which are those of a share; of all shares, to every process."""
     parts = [
         _Part(encode_images(towers, jax.device_put(b.image), model, preprocessing), b)
         for b in batches
     ]
-    return _together(parts)
+    return _together(parts, model.config.vision.embed_dim, share)
 
 
-def embed_texts(towers: Params, model: TwoStream, batches: Iterable[TextBatch]) -> Embedded:
-    """All captions of `batches`."""
+def embed_texts(
+    towers: Params, model: TwoStream, batches: Iterable[TextBatch], share: Share = WHOLE
+) -> Embedded:
+    """All captions of `batches`, which are those of a share; of all shares, to every process."""
     parts = [
         _Part(encode_texts(towers, *jax.device_put((b.text, b.text_length)), model), b)
         for b in batches
     ]
-    return _together(parts)
+    return _together(parts, model.config.vision.embed_dim, share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +86,11 @@ class _Part:
     batch: ImageBatch | TextBatch
 
 
-def _together(parts: list[_Part]) -> Embedded:
-    real = [np.asarray(part.batch.weight) > 0 for part in parts]
-    features = [np.asarray(jax.device_get(p.features))[r] for p, r in zip(parts, real)]
-    groups = [np.asarray(p.batch.group_id)[r] for p, r in zip(parts, real)]
-    return Embedded(np.concatenate(features).astype(np.float32), np.concatenate(groups))
+def _together(parts: list[_Part], width: int, share: Share) -> Embedded:
+    features, groups = [np.zeros((0, width), np.float32)], [np.zeros(0, np.int32)]
+    for part in parts:
+        real = np.asarray(part.batch.weight) > 0
+        features.append(np.asarray(jax.device_get(part.features), np.float32)[real])
+        groups.append(np.asarray(part.batch.group_id, np.int32)[real])
+    joined = np.concatenate(features), np.concatenate(groups)
+    return Embedded(*(gather_rows(rows, share) for rows in joined))

@@ -9,6 +9,7 @@ from cots_jax.data.pipeline import Cache, PairTable, Source, image_batches, text
 from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.models.two_stream import Params, TwoStream
+from cots_jax.processes import this_process
 from cots_jax.retrieval.embed import (
     EMBED_BATCH,
     Embedded,
@@ -80,11 +81,18 @@ def evaluate_set(
     chosen: EvaluationSet,
     lineage: Lineage,
 ) -> Scored:
-    """Embeds the set, ranks both ways and says by which protocol."""
+    """Embeds the set, ranks both ways and says by which protocol.
+
+    All processes that there are call it together and share the work; the numbers are the same bits
+    however many they are.
+    """
     table = chosen.table
-    images = embed_images(towers, model, preprocessing, image_batches(table, EMBED_BATCH))
-    texts = embed_texts(towers, model, text_batches(table, EMBED_BATCH))
-    ranks = rank_both_ways(images.features, texts.features, images.group_id, texts.group_id)
+    share = this_process()
+    pictures = image_batches(table, EMBED_BATCH, share=share)
+    images = embed_images(towers, model, preprocessing, pictures, share)
+    texts = embed_texts(towers, model, text_batches(table, EMBED_BATCH, share=share), share)
+    groups = images.group_id, texts.group_id
+    ranks = rank_both_ways(images.features, texts.features, *groups, share=share)
     protocol = describe_set(
         images.group_id,
         texts.group_id,

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
+from cots_jax.processes import WHOLE, Share, add_up
 from cots_jax.retrieval.checks import check_embeddings, check_truth
 from cots_jax.retrieval.tiles import TILE, Tile, TileShape, score_tile, split
 
@@ -60,10 +61,13 @@ def rank_both_ways(
     image_group: Int[np.ndarray | Array, "i"],
     text_group: Int[np.ndarray | Array, "x"],
     tile_shape: TileShape = TILE,
+    share: Share = WHOLE,
 ) -> Ranks:
     """Ranks of all images among the texts and of all texts among the images, by dot product.
 
     Embeddings are taken as they are: normalise them first where cosine similarity is meant.
+    Processes with the same embeddings can share the work: each scores its tiles of images, and all
+    have all ranks in the end.
     Raises UserError for empty or unlike matrices, non-finite rows, and queries without a correct
     candidate (group id -1 is no group).
     """
@@ -76,10 +80,11 @@ def rank_both_ways(
         image[image_order], truth.image_group[image_order], tile_shape.rows, _IMAGE_PADDING
     )
     texts = split(text[text_order], truth.text_group[text_order], tile_shape.columns, _TEXT_PADDING)
-    wrong = _count_all_wrong(images, texts, _best_correct_scores(images, texts))
+    best = _best_correct_scores(images, texts)
+    wrong = _count_wrong_in(share.of(len(images)), images, texts, best)
     return Ranks(
-        image_to_text=1 + _in_input_order(wrong.rows, images, image_order),
-        text_to_image=1 + _in_input_order(wrong.columns, texts, text_order),
+        image_to_text=1 + add_up(_in_input_order(wrong.rows, images, image_order), share),
+        text_to_image=1 + add_up(_in_input_order(wrong.columns, texts, text_order), share),
     )
 
 
@@ -132,12 +137,16 @@ def _best_correct_scores(images: list[Tile], texts: list[Tile]) -> _PerTile:
     return best
 
 
-def _count_all_wrong(images: list[Tile], texts: list[Tile], best: _PerTile) -> _PerTile:
+def _count_wrong_in(
+    share: range, images: list[Tile], texts: list[Tile], best: _PerTile
+) -> _PerTile:
+    """Counts in these tiles of images; zeros for the others."""
     wrong = _PerTile(
         rows=[jnp.zeros(t.groups.shape, jnp.int32) for t in images],
         columns=[jnp.zeros(t.groups.shape, jnp.int32) for t in texts],
     )
-    for r, image in enumerate(images):
+    for r in share:
+        image = images[r]
         for c, text in enumerate(texts):
             wrong.rows[r], wrong.columns[c] = _count_wrong(
                 score_tile(image.embeddings, text.embeddings),
@@ -187,8 +196,8 @@ def _count_wrong(
 
 def _in_input_order(
     per_tile: list[Array], tiles: list[Tile], order: Int[np.ndarray, "n"]
-) -> Int[np.ndarray, "n"]:
-    result = np.empty(len(order), np.int64)
+) -> Int32[np.ndarray, "n"]:
+    result = np.empty(len(order), np.int32)
     for values, tile in zip(per_tile, tiles, strict=True):
         result[order[tile.start : tile.start + tile.used]] = np.asarray(values)[: tile.used]
     return result
