@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cots_jax.arguments import WrongUseError, parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
+from cots_jax.processes import join_processes
 from cots_jax.train.loop import train
 
 USAGE = (
@@ -20,6 +21,7 @@ USAGE = (
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0 done, 1 failed, 2 wrong use, 75 stopped by SIGTERM: start again."""
     try:
+        join_processes()
         arguments = parse_arguments(argv, USAGE)
         use_compilation_cache()
         outcome = train(arguments.config, arguments.workdir)

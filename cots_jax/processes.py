@@ -5,9 +5,14 @@ A process is told where it belongs by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
 JAX_PROCESS_ID; without them it is alone.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +21,7 @@ from jaxtyping import Int32, Shaped
 
 from cots_jax.errors import UserError
 
+T = TypeVar("T")
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -77,6 +83,60 @@ def this_process() -> Share:
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
     return jax.process_index() == 0
+
+
+def agree_on(what: str, text: str) -> None:
+    """Raises UserError in all processes where they do not all have the same text."""
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:4], np.uint32)
+    found = multihost_utils.process_allgather(digest).ravel()
+    if len(set(found.tolist())) > 1:
+        hashes = ", ".join(f"{one:08x}" for one in found)
+        raise UserError(
+            f"the processes disagree on {what} (hashes {hashes}): start all of them by the same "
+            "command with the same code"
+        )
+
+
+def code_of_the_package() -> str:
+    """All of its source, for processes to compare."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return "".join(file.read_text("utf-8") for file in files)
+
+
+def first_says(answer: bool) -> bool:
+    """What the first process says, to all; for what a folder holds that it may just be writing."""
+    if jax.process_count() == 1:
+        return answer
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
+
+
+@contextlib.contextmanager
+def entered_together(context: contextlib.AbstractContextManager[T]) -> Iterator[T]:
+    """Enters a context in all processes, or in none: where one refuses, the others end as well.
+
+    Raises UserError, the process's own or one that says which other process has one.
+    """
+    with contextlib.ExitStack() as stack:
+        refusal, entered = None, []
+        try:
+            entered.append(stack.enter_context(context))
+        except UserError as error:
+            refusal = error
+        _agree(refusal)
+        yield entered[0]
+
+
+def _agree(refusal: UserError | None) -> None:
+    if jax.process_count() == 1:
+        refused = []
+    else:
+        refused = np.flatnonzero(multihost_utils.process_allgather(np.bool_(refusal))).tolist()
+    if refusal:
+        raise refusal
+    if refused:
+        raise UserError(f"process {refused[0]} cannot start, and says why")
 
 
 def gather_rows(part: Shaped[np.ndarray, "n *rest"], share: Share) -> Shaped[np.ndarray, "m *rest"]:

@@ -26,6 +26,7 @@ from cots_jax.image_tokenizer import (
 from cots_jax.models.dvae import DvaeConfig
 from cots_jax.models.two_stream import SIZES
 from cots_jax.pretrained import read_config
+from cots_jax.processes import first_says, is_first
 from cots_jax.retrieval.evaluation import Lineage, open_sets
 from cots_jax.schedule import Clockwork, schedule_values
 from cots_jax.schema import OF_THE_RUN, Config
@@ -57,7 +58,13 @@ ORIGIN = "origin.json"  # what the run that this one started from was trained on
 
 @contextlib.contextmanager
 def claimed(workdir: Path, config: Config) -> Generator[None]:
-    """Sees that the workdir is empty or of the same config, and that no second run is in it."""
+    """Sees that the workdir is empty or of the same config, and that no second run is in it.
+
+    Of several processes, the first one does so for all.
+    """
+    if not is_first():
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("a")
@@ -145,6 +152,7 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
     prints = [read_facts(source.folder)["fingerprint"] for source in train]
     size, length, grid = _image_size(config), data.text_length, _token_grid(config)
     with contextlib.ExitStack() as stack:
+        begun = first_says((workdir / "config.json").exists())
         tokenizer = _tokenizer(config, workdir, train)
         table = stack.enter_context(
             PairTable(train, tokenizer, size=size, length=length, cache=data.cache, token_grid=grid)
@@ -167,10 +175,10 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
             if before is not None:
                 chain = Lineage(before.trained_on, (*before.fine_tuned_on, *lineage))
             task = CotsTask(config, clock, mesh, table, tokenizer, image_tokenizer, sets, chain)
-            if not (workdir / "config.json").exists():
+            if not begun:
                 _ = task.initial  # read now, so that what does not fit is found before all else
         _bind(workdir, config, tokenizer, image_tokenizer)
-        if before is not None and not (workdir / ORIGIN).exists():
+        if before is not None and is_first() and not (workdir / ORIGIN).exists():
             note = {"trained_on": before.trained_on, "fine_tuned_on": before.fine_tuned_on}
             write_whole(workdir / ORIGIN, json.dumps(note, indent=1) + "\n")
         yield task
@@ -181,7 +189,7 @@ def _before(config: Config, workdir: Path) -> Lineage | None:
     if not config.init_from.run:
         return None
     note = workdir / ORIGIN
-    if not note.exists():
+    if not first_says(note.exists()):
         origin = read_origin(config.init_from.run)
         return Lineage(origin.trained_on, origin.fine_tuned_on)
     try:
@@ -195,9 +203,9 @@ def _bind(
     workdir: Path, config: Config, tokenizer: Tokenizer, image_tokenizer: ImageTokenizer | None
 ) -> None:
     """Writes what a first start has found; config.json first, since the others follow from it."""
-    if not (workdir / "config.json").exists():
+    if is_first() and not (workdir / "config.json").exists():
         write_whole(workdir / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")
-    if not (workdir / "tokenizer.json").exists():
+    if is_first() and not (workdir / "tokenizer.json").exists():
         tokenizer.save(workdir / "tokenizer.json")
     if image_tokenizer is not None and load_frozen(workdir) is None:
         save_frozen(workdir, image_tokenizer)
@@ -222,7 +230,7 @@ def _token_grid(config: Config) -> int:
 def _tokenizer(config: Config, workdir: Path, train: list[Source]) -> Tokenizer:
     """The run's own tokenizer; at its first start that which the config names."""
     file = workdir / "tokenizer.json"
-    if file.exists():
+    if first_says(file.exists()):
         return load_tokenizer(file)
     if config.data.tokenizer == OF_THE_RUN:
         return read_origin(config.init_from.run).tokenizer

@@ -36,7 +36,7 @@ from cots_jax.schedule import Clockwork, Schedule, parse_schedule
 from cots_jax.schema import Config
 from cots_jax.switches import Contrast, MaskedUnit, Negatives, Towers
 from cots_jax.train.augmentation import augmentation_of
-from cots_jax.train.mesh import state_shardings, whole
+from cots_jax.train.mesh import fetch, place, rows_of_process, state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.state import State
 from cots_jax.train.step import CotsStep, Gradients, Knobs, Method
@@ -145,7 +145,7 @@ class CotsTask:
             return state
 
         def placed(new: Any, old: Array) -> Array:
-            return jax.device_put(new, old.sharding)
+            return place(new, old.sharding)
 
         params = jax.tree.map(placed, merged(state.params, self.initial), state.params)
         if not state.method:
@@ -167,7 +167,7 @@ class CotsTask:
     def frozen(self) -> Any:
         """The image tokenizer's parameters on the mesh; empty without one."""
         params = self.image_tokenizer.params if self.image_tokenizer else {}
-        return jax.device_put(params, whole(self.mesh))
+        return place(params, whole(self.mesh))
 
     def trees(self, state: State) -> dict[str, Any]:
         """The state as checkpoint items; using a model restores `towers` only."""
@@ -216,6 +216,7 @@ class CotsTask:
             self.config.seed,
             masked=masked,
             patch_side=vision.side,
+            rows=rows_of_process(self.mesh, self.config.batch),
             threads=self.config.data.threads,
         )
 
@@ -271,7 +272,7 @@ class CotsTask:
         """Recall on the sets of `data.eval`, by the same code as the `evaluate` door."""
         online = self.config.evaluation_towers is Towers.ONLINE
         towers = state.params["towers"] if online else state.method.momentum_params
-        towers = jax.device_put(jax.device_get(towers), jax.local_devices()[0])
+        towers = jax.device_put(fetch(towers), jax.local_devices()[0])
         lineage = dataclasses.replace(self.lineage, towers=str(self.config.evaluation_towers))
         metrics: dict[str, float] = {}
         for chosen in self.evaluation:
@@ -289,7 +290,7 @@ class CotsTask:
             alone = {other: np.float32(0) for other in OBJECTIVES}
             alone[name] = getattr(knobs.weights, name)
             only = dataclasses.replace(knobs, weights=Terms(**alone))
-            only = jax.device_put(only, whole(self.mesh))
+            only = place(only, whole(self.mesh))
             _, measured = self.step(jax.tree.map(jnp.copy, state), self._frozen, batch, only)
             norms[name] = float(jax.device_get(measured["tower_gradient_norm"]))
         total = sum(norms.values())

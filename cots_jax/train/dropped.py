@@ -91,3 +91,16 @@ class DroppedLog:
 
     def _refusals_explained(self) -> contextlib.AbstractContextManager[None]:
         return refusals_explained(str(self._path))
+
+
+class NoDroppedLog:
+    """The log of a process that is not the one to write."""
+
+    def ask(self, step: int, judged: Judged) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -27,7 +27,7 @@ from cots_jax.objectives.tokenizer_quality import PIXELS, TokenizerQuality, toke
 from cots_jax.retrieval.evaluation import EvaluationSet
 from cots_jax.schedule import Clockwork, parse_schedule
 from cots_jax.schema import Config
-from cots_jax.train.mesh import state_shardings
+from cots_jax.train.mesh import fetch, rows_of_process, state_shardings
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.state import State, advance, fresh_state, unless_broken
 
@@ -123,9 +123,14 @@ class DvaeTask:
     def batches(self) -> grain.IterDataset[Batch]:
         """The same stream as retrieval's, without patch masks."""
         config = self.config
-        side, threads = self.dvae.grid, config.data.threads
         return training_batches(
-            self.table, config.batch, config.seed, masked=0, patch_side=side, threads=threads
+            self.table,
+            config.batch,
+            config.seed,
+            masked=0,
+            patch_side=self.dvae.grid,
+            rows=rows_of_process(self.mesh, config.batch),
+            threads=config.data.threads,
         )
 
     def knobs(self, step: int) -> DvaeKnobs:
@@ -178,7 +183,7 @@ class DvaeTask:
         return _named(self._qualities(state))
 
     def _qualities(self, state: State) -> dict[str, TokenizerQuality]:
-        params = jax.device_put(jax.device_get(state.params), jax.local_devices()[0])
+        params = jax.device_put(fetch(state.params), jax.local_devices()[0])
         return {
             chosen.name: tokenizer_quality(self.dvae, params, image_batches(chosen.table, 64))
             for chosen in self.evaluation

@@ -71,6 +71,19 @@ class MetricsLog:
         return refusals_explained(f"the metrics in {self._workdir}")
 
 
+class NoLog:
+    """The log of a process that is not the one to write."""
+
+    def write(self, step: int, metrics: Mapping[str, float | int]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def refusals_explained(what: str) -> Iterator[None]:
     """Turns the disk's refusal to write `what` into a UserError."""

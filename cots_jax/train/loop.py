@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop: reads from top to bottom. One loop for pre-training, fine-tuning and dVAE."""
 
+import contextlib
 import dataclasses
+import json
 import signal
 import types
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
+from jax.experimental import multihost_utils
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
 from cots_jax.pretrained import CHECKPOINTS
+from cots_jax.processes import agree_on, code_of_the_package, entered_together, is_first
 from cots_jax.schema import Config
 from cots_jax.switches import Switch
 from cots_jax.train.assemble import assembled, claimed, same_origin
 from cots_jax.train.best import Best
 from cots_jax.train.clock import Clock
 from cots_jax.train.cots import CotsTask
-from cots_jax.train.dropped import DroppedLog
+from cots_jax.train.dropped import DroppedLog, NoDroppedLog
 from cots_jax.train.dvae import DvaeTask
-from cots_jax.train.logging import MetricsLog
-from cots_jax.train.mesh import by_rows, make_mesh, whole
-from cots_jax.train.progress import Meter, Progress
+from cots_jax.train.logging import MetricsLog, NoLog
+from cots_jax.train.mesh import make_mesh, place, place_rows, whole
+from cots_jax.train.progress import Meter, Progress, Silence
 from cots_jax.train.reporter import Reporter, SkipGuard
 
 
@@ -42,8 +46,14 @@ def train(config: Config, workdir: Path, stream: TextIO | None = None) -> Outcom
 
     Raises UserError for everything that the user can mend; progress goes to `stream` (stderr).
     """
+    agree_on("the config", json.dumps(config.to_dict()))
+    agree_on("the code", code_of_the_package())
     mesh = make_mesh(config.hardware)
-    with claimed(workdir, config), assembled(config, workdir, mesh) as task, _Preemption() as stop:
+    with (
+        entered_together(claimed(workdir, config)),
+        entered_together(assembled(config, workdir, mesh)) as task,
+        _Preemption() as stop,
+    ):
         return _run(config, workdir, task, stop, stream)
 
 
@@ -75,7 +85,8 @@ def _run(
         position, before = kept["iterator"], kept["clock"]
     frozen = task.frozen()
     clock = Clock(before)
-    progress = Progress(Meter(clock, total, start, config.batch), stream)
+    meter = Meter(clock, total, start, config.batch)
+    progress = Progress(meter, stream if is_first() else Silence())
     for damage in found.damaged if found else ():
         progress.note(f"checkpoint {damage.step} is damaged and passed over: {damage.reason}")
     if start >= total:
@@ -91,7 +102,7 @@ def _run(
     batches = iter(task.batches())
     if position is not None:
         batches.set_state(position)
-    rows, everywhere = by_rows(task.mesh), whole(task.mesh)
+    everywhere = whole(task.mesh)
 
     def save(step: int, extra: dict[str, Any]) -> None:
         with clock.span("checkpoint"):
@@ -105,16 +116,16 @@ def _run(
             checkpoint.save(workdir / CHECKPOINTS, step, task.trees(state), facts, keep=keep)
 
     # ------------------------------------------------------------ the loop
-    log, step = MetricsLog(workdir, start), start
-    dropped = DroppedLog(workdir, start, task.table)
+    log, step = MetricsLog(workdir, start) if is_first() else NoLog(), start
+    dropped = DroppedLog(workdir, start, task.table) if is_first() else NoDroppedLog()
     guard = SkipGuard(start, total, int(jax.device_get(state.skipped)))
     reporter = Reporter(task.logged, log, progress, clock, guard)
     best = Best(workdir) if config.keep_best is Switch.ON else None
     try:
-        while step < total and not stop.asked:
+        while step < total and not stop.asked(step):
             with clock.span("data"):
-                batch: Batch = jax.device_put(next(batches), rows)
-                knobs = jax.device_put(task.knobs(step), everywhere)
+                batch: Batch = place_rows(next(batches), task.mesh, config.batch)
+                knobs = place(task.knobs(step), everywhere)
             with clock.span("compile" if step == start else "step"):
                 with jax.transfer_guard("disallow"):
                     state, measured = task.step(state, frozen, batch, knobs)
@@ -157,20 +168,31 @@ def _run(
 
 
 class _Preemption:
-    """SIGTERM asks the loop to save and stop; the program then exits with 75."""
+    """SIGTERM asks the loop to save and stop; the program then exits with 75.
 
-    asked = False
+    Of several processes, one that gets the signal is enough: JAX listens for it in all of them and
+    finds a step that none has passed.
+    """
+
+    _signalled = False
 
     def __enter__(self) -> "_Preemption":
-        try:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
-        except ValueError:  # not the main thread: whoever runs us there handles signals
-            self._before = None
+        self._before = None
+        if jax.process_count() == 1:
+            # elsewhere than in the main thread, whoever runs us there handles signals
+            with contextlib.suppress(ValueError):
+                self._before = signal.signal(signal.SIGTERM, self._ask)
         return self
+
+    def asked(self, step: int) -> bool:
+        """Whether to stop before `step`; to be called before every one, by all processes."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._signalled
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
     def _ask(self, number: int, frame: types.FrameType | None) -> None:
-        self.asked = True
+        self._signalled = True

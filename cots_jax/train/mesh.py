@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mesh of devices and where arrays lie on it."""
 
+import itertools
 import re
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from cots_jax.errors import UserError
 from cots_jax.schema import HardwareConfig
@@ -55,6 +58,61 @@ def whole(mesh: Mesh) -> NamedSharding:
 def by_rows(mesh: Mesh) -> NamedSharding:
     """The first axis cut over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def rows_of_process(mesh: Mesh, batch: int) -> slice:
+    """The run of the global batch's rows that the devices of this process hold.
+
+    Raises UserError where they are no run.
+    """
+    places = by_rows(mesh).addressable_devices_indices_map((batch,)).values()
+    runs = sorted({index[0].indices(batch)[:2] for index in places if index})
+    first, stop = runs[0][0], runs[-1][1]
+    if any(one[1] != other[0] for one, other in itertools.pairwise(runs)):
+        raise UserError(
+            f"the devices of process {jax.process_index()} hold rows {runs} of the batch, which "
+            "lie apart: choose config.hardware.fsdp and .tensor so that a process has neighbours"
+        )
+    return slice(first, stop)
+
+
+def place(tree: Any, sharding: Any) -> Any:
+    """Host arrays that every process has whole, on the mesh.
+
+    sharding: one, or a tree of them.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def put(leaf: Any, where: NamedSharding) -> Array:
+        whole_leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(whole_leaf.shape, where, lambda at: whole_leaf[at])
+
+    if isinstance(sharding, NamedSharding):
+        return jax.tree.map(lambda leaf: put(leaf, sharding), tree)
+    return jax.tree.map(put, tree, sharding)
+
+
+def place_rows(batch: Any, mesh: Mesh, rows: int) -> Any:
+    """A batch of `rows` rows on the mesh, of which each process has those of `rows_of_process`."""
+    where = by_rows(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, where)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(where, leaf, (rows, *leaf.shape[1:])),
+        batch,
+    )
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays of the mesh as whole NumPy arrays, in every process; all of them call it together."""
+
+    def whole_leaf(leaf: Any) -> np.ndarray:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.device_get(tree) if jax.process_count() == 1 else jax.tree.map(whole_leaf, tree)
 
 
 def state_shardings(mesh: Mesh, tree: Any) -> Any:

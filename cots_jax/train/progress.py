@@ -57,6 +57,13 @@ def _ratio(amount: float | int, of: float | int) -> float:
     return amount / of if amount > 0 and of > 0 else math.nan
 
 
+class Silence(io.TextIOBase):
+    """Where a process writes that is not the one to speak."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 class Progress:
     """Shows a live line on a terminal, and a plain line an update elsewhere."""
 

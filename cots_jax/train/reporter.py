@@ -9,7 +9,7 @@ import jax
 
 from cots_jax.errors import UserError
 from cots_jax.train.clock import Clock
-from cots_jax.train.logging import MetricsLog
+from cots_jax.train.logging import MetricsLog, NoLog
 from cots_jax.train.progress import Progress, Rates
 
 MOST_SKIPPED = 20  # steps with non-finite gradients between two log lines, or in a row
@@ -35,7 +35,7 @@ class Reporter:
     def __init__(
         self,
         named: Callable[[int, Numbers], Numbers],
-        log: MetricsLog,
+        log: MetricsLog | NoLog,
         progress: Progress,
         clock: Clock,
         guard: "SkipGuard",
