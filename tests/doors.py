@@ -81,27 +81,41 @@ def run_apart(root: pathlib.Path, arguments: Sequence[str], timeout: float = 600
     return Said(done.returncode, done.stdout, done.stderr)
 
 
-def in_two_processes(root: pathlib.Path, *arguments: str, timeout: float = 600) -> list[Said]:
-    """A Python command line in two processes that know of each other, in `root`."""
+def start_two(
+    root: pathlib.Path, *commands: Sequence[str], devices: int = 1
+) -> list[subprocess.Popen]:
+    """A Python command line in two processes that know of each other, in `root`, or two of them.
+
+    devices: fake ones of each process.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    running = []
-    for index in range(2):
-        told = {ADDRESS: address, COUNT: "2", INDEX: str(index), "PYTHONPATH": str(PROJECT)}
-        running.append(
-            subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=root,
-                env={**os.environ, **told},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    told = {ADDRESS: address, COUNT: "2", "PYTHONPATH": str(PROJECT), "XLA_FLAGS": flags}
+    return [
+        subprocess.Popen(
+            [sys.executable, *commands[index % len(commands)]],
+            cwd=root,
+            env={**os.environ, **told, INDEX: str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        for index in range(2)
+    ]
+
+
+def both_said(running: Sequence[subprocess.Popen], timeout: float = 600) -> list[Said]:
+    """Waits for processes to end."""
     ended = [process.communicate(timeout=timeout) for process in running]
     statuses = [process.returncode for process in running]
     return [Said(status, out, err) for status, (out, err) in zip(statuses, ended, strict=True)]
+
+
+def in_two_processes(root: pathlib.Path, *arguments: str) -> list[Said]:
+    """A Python command line in two processes that know of each other, in `root`."""
+    return both_said(start_two(root, arguments))
 
 
 def load_benchmark(name: str) -> types.ModuleType:

@@ -24,8 +24,8 @@ def write_page(
     """Writes the page beside the folders of its runs, which it links to."""
     style = (resources.files("cots_jax.retrieval") / "page" / "report.css").read_text("utf-8")
     sections = {
-        "Recall": _recall(found, suite),
         "Differences at equal seeds": _differences(found.contrasts),
+        "Recall": _recall(found, suite),
         "Longer and longer": _ladders(found, suite),
         "Settings that were tried": _settings(found),
         "The filter over time": _filters(found),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published test protocols by name, so that a number means what its name says.
+"""Test protocols by name, so that a number means what its name says.
 
-R: as the field reports them. Each counts the first captions of an image in stored order. With
+R: as the field reports them; those of emoji are ours (O). Each counts the first captions of an image in stored order. With
 folds, consecutive images form a fold with candidates of its own; the figures are means over them.
 """
 
@@ -32,6 +32,9 @@ NAMED = {
     "flickr8k_1k": NamedProtocol(1000, 5),
     "msrvtt_1k_a": NamedProtocol(1000, 1),
     "msrvtt_full": NamedProtocol(2990, 20),
+    "emoji_style": NamedProtocol(1000, 1),
+    "emoji_composition_twemoji": NamedProtocol(300, 1),
+    "emoji_composition_openmoji": NamedProtocol(300, 1),
 }
 
 
