@@ -12,32 +12,19 @@ from pathlib import Path
 
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
-from cots_jax.offline import Evaluation, evaluate_embeddings, evaluate_folder
+from cots_jax.offline import Evaluation, Request, evaluate_embeddings, evaluate_folder
+from cots_jax.offline_flags import parse_flags
 from cots_jax.processes import is_first, join_processes
 from cots_jax.retrieval.embeddings_io import load_embeddings
-from cots_jax.retrieval.protocols import results_json, table
-from cots_jax.switches import Switch
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0 done, 1 failed with one line of reason, 2 wrong use."""
-    parser = argparse.ArgumentParser("python -m cots_jax.evaluate", description=__doc__)
-    parser.add_argument("--model", "--workdir", dest="model", help="a training folder")
-    parser.add_argument("--data", default="", help="FOLDER#SPLIT, …; default: the run's own sets")
-    parser.add_argument("--out", type=Path, help="folder; default: the run, or I_evaluation")
-    parser.add_argument("--protocol", default="", help="a published one by name, e.g. coco_5k")
-    parser.add_argument("--again", action="store_true", help="evaluate what is evaluated already")
-    parser.add_argument("--json", action="store_true", help="results.json on standard output")
-    for name in ("image_embeddings", "text_embeddings", "text_image"):
-        parser.add_argument(f"--{name}", help=".npy file")
-    flags = parser.parse_args(argv)
-    given = [flags.image_embeddings, flags.text_embeddings, flags.text_image]
-    if bool(flags.model) == any(given) or any(given) != all(given):
-        parser.error("name either --workdir, or all three of --image_embeddings … --text_image")
+    flags = parse_flags(argv, __doc__)
     try:
         join_processes()
         use_compilation_cache()
-        found = _evaluate(flags, list(filter(None, given)))
+        found = _evaluate(flags)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -49,18 +36,19 @@ def main(argv: Sequence[str]) -> int:
 def _say(found: Evaluation, as_json: bool) -> None:
     for note in found.notes():
         print(note, file=sys.stderr)
-    if as_json or found.results:  # an image tokenizer has notes only
-        print(json.dumps(results_json(found.results)) if as_json else table(found.results))
+    if as_json or found.tables():  # an image tokenizer has notes only
+        print(json.dumps(found.json()) if as_json else found.tables())
     print(f"{found.file.stem}: {found.file}", file=sys.stderr)
 
 
-def _evaluate(flags: argparse.Namespace, given: list[str]) -> Evaluation:
-    again = Switch.ON if flags.again else Switch.OFF
+def _evaluate(flags: argparse.Namespace) -> Evaluation:
     if flags.model:
-        return evaluate_folder(Path(flags.model), flags.data, flags.out, again, flags.protocol)
-    files = [Path(file) for file in given]
-    out = flags.out or files[0].with_name(f"{files[0].stem}_evaluation")
-    return evaluate_embeddings(load_embeddings(*files), files[0].stem, out, flags.protocol)
+        kept = ("data", "out", "again", "protocol", "classes", "prompts", "probe")
+        asked = Request(**{name: getattr(flags, name) for name in kept})
+        return evaluate_folder(Path(flags.model), asked)
+    first = flags.given[0]
+    out = flags.out or first.with_name(f"{first.stem}_evaluation")
+    return evaluate_embeddings(load_embeddings(*flags.given), first.stem, out, flags.protocol)
 
 
 if __name__ == "__main__":

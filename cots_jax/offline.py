@@ -3,47 +3,47 @@
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+import shlex
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from cots_jax.batch import Batch
-from cots_jax.data.image_tokens import token_facts
-from cots_jax.data.pipeline import Source, paired_evaluation_batches
+from cots_jax.data.pipeline import Source
 from cots_jax.data.records import read_facts
 from cots_jax.data.specs import parse_sources
-from cots_jax.data.tokenizer import text_masking
 from cots_jax.errors import UserError
-from cots_jax.image_tokenizer import ImageTokenizer, load_frozen
-from cots_jax.objectives.levels import TokenLevel, code_level, retrieval_kl, word_level
-from cots_jax.objectives.total import masked_patches
+from cots_jax.image_tokenizer import load_frozen
+from cots_jax.offline_flags import LABELLING
+from cots_jax.offline_labels import Labelling, Sorters
+from cots_jax.offline_levels import token_grid
+from cots_jax.offline_set import judge
 from cots_jax.offline_tokenizer import evaluate_tokenizer
 from cots_jax.pretrained import Pretrained, read_config
 from cots_jax.processes import is_first, this_process
-from cots_jax.retrieval.embed import EMBED_BATCH
+from cots_jax.retrieval.accuracy import accuracy_table
+from cots_jax.retrieval.accuracy_page import draw_accuracies
+from cots_jax.retrieval.breakdown_page import draw_breakdowns
+from cots_jax.retrieval.contents import ReadSet, contents_of
 from cots_jax.retrieval.embeddings_io import Embeddings
-from cots_jax.retrieval.evaluation import (
-    EvaluationSet,
-    Scored,
-    evaluate_set,
-    open_sets,
-    with_intervals,
-)
-from cots_jax.retrieval.examples import EvaluatedSet, best_and_worst_examples
+from cots_jax.retrieval.evaluation import open_sets
 from cots_jax.retrieval.intervals import bootstrap
 from cots_jax.retrieval.metrics import rank_both_ways, summarise
 from cots_jax.retrieval.metrics_log import curves_from_metrics
 from cots_jax.retrieval.named import evaluate_by, named_protocol
-from cots_jax.retrieval.pictures import ExampleSet
-from cots_jax.retrieval.protocols import Result, describe_set, make_result, write_results
-from cots_jax.retrieval.report import LevelCheck, write_report
+from cots_jax.retrieval.protocols import (
+    describe_set,
+    make_result,
+    results_json,
+    table,
+    write_results,
+)
+from cots_jax.retrieval.report import write_report
 from cots_jax.retrieval.stored import (
     REPORT,
     RESULTS,
     Stored,
+    beside_results,
     refuse_foreign,
     store,
     stored,
@@ -52,53 +52,78 @@ from cots_jax.switches import Switch, Task
 
 
 @dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of a trained folder; the flags of `evaluate` under their names."""
+
+    data: str = ""  # FOLDER#SPLIT, …; empty: its own sets
+    out: Path | None = None  # None: the folder itself
+    again: Switch = Switch.OFF
+    protocol: str = ""  # the name of a published one; the sets must be what it says
+    classes: Path | None = None  # a file of classes, for zero-shot classification
+    prompts: Path | None = None  # a file of templates for them
+    probe: str = ""  # FOLDER#SPLIT to train a linear probe on
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` found, and the file to look at."""
 
-    results: Sequence[Result]
-    levels: Sequence[LevelCheck]
+    found: Stored
     file: Path
     before: str = ""  # what was found evaluated already; empty: it was done now
 
     def notes(self) -> list[str]:
-        """What to say beside the table."""
-        checks = [f"{'ok ' if c.alive else 'NOT'} {c.name}: {c.value}" for c in self.levels]
-        return [f"already evaluated: {self.before}", *checks] if self.before else checks
+        """What to say beside the tables."""
+        levels = self.found.levels
+        checks = [f"{'ok ' if c.alive else 'NOT'} {c.name}: {c.value}" for c in levels]
+        notes = [*checks, *self.found.notes]
+        return [f"already evaluated: {self.before}", *notes] if self.before else notes
+
+    def tables(self) -> str:
+        """For the terminal; empty of an image tokenizer, which has notes only."""
+        parts = {
+            "zero-shot": self.found.zero_shot,
+            "linear probe": self.found.linear_probe,
+        }
+        drawn = [table(self.found.results)] if self.found.results else []
+        drawn += [accuracy_table(title, part) for title, part in parts.items() if part]
+        return "\n\n".join(drawn)
+
+    def json(self) -> dict[str, Any]:
+        """What results.json holds of the numbers."""
+        return results_json(self.found.results) | beside_results(self.found)
 
 
-def evaluate_folder(
-    folder: Path,
-    data: str = "",
-    out: Path | None = None,
-    again: Switch = Switch.OFF,
-    protocol: str = "",
-) -> Evaluation:
-    """Evaluates the newest good checkpoint on `data` (FOLDER#SPLIT, …), by default on its own sets.
+def evaluate_folder(folder: Path, request: Request) -> Evaluation:
+    """Evaluates the newest good checkpoint of a folder.
 
-    protocol: the name of a published one (retrieval/named.py); the sets must be what it says.
-
-    Writes report.html and results.json into `out` (default: the folder), unless they are there
-    already, made from the same checkpoint and data. A folder with an image tokenizer is evaluated
-    as one. Several processes share the work, and the first one writes. Raises UserError.
+    Writes report.html and results.json into `request.out`, unless they are there already, made from
+    the same checkpoint, data and classes. A folder with an image tokenizer is evaluated as one.
+    Several processes share the work, and the first one writes. Raises UserError.
     """
-    out = out or folder
+    out = request.out or folder
     refuse_foreign(out)
-    if protocol:
-        named_protocol(protocol)
+    if request.protocol:
+        named_protocol(request.protocol)
+    asked = Labelling.read(request.classes, request.prompts, request.probe)
     config = read_config(folder)
     if config is not None and config.task is Task.DVAE:
-        levels = evaluate_tokenizer(folder, data, out) if is_first() else []
-        return Evaluation([], levels, out / REPORT)
+        if asked != Labelling():
+            raise UserError(f"{folder} holds an image tokenizer: it sorts nothing into classes")
+        found = Stored([], evaluate_tokenizer(folder, request.data, out) if is_first() else [])
+        return Evaluation(found, out / REPORT)
     opened = Pretrained.load(folder)
-    sources = _sources(opened, data)
-    made_from = _made_from(opened, sources) | ({"protocol": protocol} if protocol else {})
-    found = None if again is Switch.ON else stored(out, made_from)
-    before = f"{folder} at step {opened.step} (--again evaluates once more)" if found else ""
-    if found is None:
-        found = _evaluate(folder, opened, sources, out / REPORT, protocol)
-        if is_first():
-            store(out, found, made_from)
-    return Evaluation(found.results, found.levels, out / REPORT, before)
+    sources = _sources(opened, request.data)
+    made_from = _made_from(opened, sources) | asked.identity()
+    made_from |= {"protocol": request.protocol} if request.protocol else {}
+    before = None if request.again is Switch.ON else stored(out, made_from)
+    if before is not None:
+        said = f"{folder} at step {opened.step} (--again evaluates once more)"
+        return Evaluation(before, out / REPORT, said)
+    found = _evaluate(folder, opened, sources, request, asked)
+    if is_first():
+        store(out, found, made_from)
+    return Evaluation(found, out / REPORT)
 
 
 def _made_from(opened: Pretrained, sources: list[Source]) -> dict[str, Any]:
@@ -112,42 +137,45 @@ def _made_from(opened: Pretrained, sources: list[Source]) -> dict[str, Any]:
 
 
 def _evaluate(
-    folder: Path, opened: Pretrained, sources: list[Source], report: Path, protocol: str
+    folder: Path, opened: Pretrained, sources: list[Source], request: Request, asked: Labelling
 ) -> Stored:
+    """Scores every set and writes the report; of each set only what is shown is kept."""
     size, length = opened.preprocessing.size, opened.config.data.text_length
-    results, levels, examples, distances = [], [], [], {}
     image_tokenizer = load_frozen(folder) if "mvm" in opened.model.heads else None
-    grid = _token_grid(opened, sources)
+    grid = token_grid(opened, sources)
     opening = open_sets(sources, opened.tokenizer, size=size, length=length, token_grid=grid)
     with opening as sets:
-        for chosen in sets:
-            scored = evaluate_set(
-                opened.towers, opened.model, opened.preprocessing, chosen, opened.lineage
-            )
-            results.append(_named(protocol, scored) if protocol else with_intervals(scored))
-            levels += check_levels(opened, image_tokenizer, chosen)
-            examples += _examples(chosen, scored) if is_first() else []
-            distances[chosen.name] = task_distance(opened, scored)
-    found = Stored(results, levels)
-    if not is_first():
-        return found
-    log = folder / "metrics.jsonl"
-    write_report(
-        report,
-        title=opened.config.name,
-        summary_facts=_facts(opened, folder) | {"KL of the two tasks": _distances(distances)},
-        results=results,
-        curves=curves_from_metrics(log) if log.exists() else (),
-        examples=examples,
-        levels=levels,
+        read = [ReadSet(chosen, contents_of(chosen.table)) for chosen in sets]
+        sorters = Sorters.make(opened, asked, read)
+        found = [judge(opened, one, request.protocol, sorters, image_tokenizer) for one in read]
+    together = Stored(
+        results=[one.result for one in found],
+        levels=[level for one in found for level in one.levels],
+        zero_shot=[one.zero_shot for one in found if one.zero_shot],
+        linear_probe=[one.linear_probe for one in found if one.linear_probe],
+        breakdown=[one.breakdown.row() for one in found],
+        notes=[note for one in found for note in one.notes],
     )
-    return found
-
-
-def _named(protocol: str, scored: Scored) -> Result:
-    images, texts = scored.images, scored.texts
-    groups = images.group_id, texts.group_id
-    return evaluate_by(protocol, scored.result, images.features, texts.features, *groups)
+    if not is_first():
+        return together
+    log = folder / "metrics.jsonl"
+    distances = ", ".join(f"{one.result.name} {one.task_distance:.3f}" for one in found)
+    facts = {"KL of the two tasks": f"{distances} nats; lower is closer"}
+    write_report(
+        (request.out or folder) / REPORT,
+        title=opened.config.name,
+        summary_facts=_facts(opened, folder, request) | facts,
+        results=together.results,
+        sections={
+            "Zero-shot classification": draw_accuracies(together.zero_shot),
+            "Linear probe": draw_accuracies(together.linear_probe),
+            "Breakdown": draw_breakdowns([one.breakdown for one in found]),
+        },
+        curves=curves_from_metrics(log) if log.exists() else (),
+        examples=[example for one in found for example in one.examples],
+        levels=together.levels,
+    )
+    return together
 
 
 def evaluate_embeddings(given: Embeddings, name: str, out: Path, protocol: str = "") -> Evaluation:
@@ -168,107 +196,7 @@ def evaluate_embeddings(given: Embeddings, name: str, out: Path, protocol: str =
         result = evaluate_by(protocol, result, given.image, given.text, *groups)
     if is_first():
         write_results(out / RESULTS, [result])
-    return Evaluation([result], [], out / RESULTS)
-
-
-def _token_grid(opened: Pretrained, sources: list[Source]) -> int:
-    """The grid of the codes beside the pictures; 0 where they are not those of the training."""
-    vision = opened.model.config.vision
-    wanted = (opened.image_tokens, vision.side, vision.image_size)
-    found = [token_facts(source.folder) for source in sources]
-    same = [facts and (facts.digest, facts.grid, facts.image_size) == wanted for facts in found]
-    return vision.side if all(same) else 0
-
-
-def check_levels(
-    opened: Pretrained, image_tokenizer: ImageTokenizer | None, chosen: EvaluationSet
-) -> list[LevelCheck]:
-    """What is known of the token level on this set; nothing for heads that were not trained.
-
-    image_tokenizer: of the run; None where its codes came with the pictures, or MVM was off.
-    """
-    model, heads, name = opened.model, opened.heads(), chosen.name
-    vision = model.config.vision
-
-    def batches() -> Iterator[Batch]:
-        masked, side = masked_patches(model), vision.side
-        return paired_evaluation_batches(chosen.table, EMBED_BATCH, masked=masked, patch_side=side)
-
-    checks = []
-    if "mlm" in model.heads:
-        masking = text_masking(opened.tokenizer)
-        found = word_level(model, opened.towers, heads, masking, batches())
-        checks += _token_checks("masked language modelling", name, found, 0.2)
-    if image_tokenizer is not None or chosen.table.token_facts is not None:
-        tokenize = image_tokenizer.ids if image_tokenizer is not None else None
-        found = code_level(model, opened.towers, heads, tokenize, batches())
-        checks += _token_checks("masked vision modelling", name, found, 0.1)
-    return checks
-
-
-def task_distance(opened: Pretrained, scored: Scored) -> float:
-    """Mean KL in nats between the two retrieval tasks over the pairs of a set.
-
-    Says something beside another run's figure only, so it is a fact and not a check.
-    """
-    first = _first_captions(scored)
-    temperature = opened.temperature()
-    return retrieval_kl(scored.images.features, scored.texts.features[first], temperature)
-
-
-def _distances(distances: dict[str, float]) -> str:
-    parts = [f"{name} {value:.3f}" for name, value in distances.items()]
-    return ", ".join(parts) + " nats; lower is closer"
-
-
-def _token_checks(level: str, name: str, found: TokenLevel, better_by: float) -> list[LevelCheck]:
-    if found.pairs < 2:  # nobody to exchange a feature with
-        return []
-    bar = (1 - better_by) * found.unigram_entropy
-    unigram = f"below {bar:.3f} ({better_by:.0%} under unigram)"
-    noise = 3 * found.standard_error
-    return [
-        LevelCheck(
-            f"{level} on {name}",
-            found.cross_entropy,
-            unigram,
-            "cross-entropy at masked positions of held-out pairs, nats a token",
-            found.cross_entropy <= bar,
-        ),
-        LevelCheck(
-            f"{level} on {name}: gain from the paired feature",
-            found.difference,
-            f"above {noise:.3f} (3 standard errors)",
-            "how much worse it is when the pair's feature is exchanged for another pair's, nats",
-            found.difference > noise,
-        ),
-    ]
-
-
-def _first_captions(scored: Scored) -> np.ndarray:
-    """The first caption of each picture, in the pictures' order."""
-    rows = {int(group): row for row, group in reversed(list(enumerate(scored.texts.group_id)))}
-    return np.array([rows[int(group)] for group in scored.images.group_id])
-
-
-def _examples(chosen: EvaluationSet, scored: Scored) -> list[ExampleSet]:
-    table = chosen.table
-    captions = [
-        table.record(int(table.record_of_pair[pair])).captions[int(table.caption_of_pair[pair])]
-        for pair in range(table.pairs)
-    ]
-    return best_and_worst_examples(
-        EvaluatedSet(
-            name=chosen.name,
-            image_embeddings=scored.images.features,
-            text_embeddings=scored.texts.features,
-            image_group=scored.images.group_id,
-            text_group=scored.texts.group_id,
-            ranks=scored.ranks,
-            captions=captions,
-            picture=lambda row: table.record(row).image,
-        )
-    )
+    return Evaluation(Stored([result], []), out / RESULTS)
 
 
 def _sources(opened: Pretrained, data: str) -> list[Source]:
@@ -280,7 +208,14 @@ def _sources(opened: Pretrained, data: str) -> list[Source]:
     return sources
 
 
-def _facts(opened: Pretrained, folder: Path) -> dict[str, str]:
+def _command(folder: Path, request: Request) -> str:
+    given = {name: getattr(request, name) for name in ("data", "protocol", *LABELLING)}
+    flags = {"workdir": folder} | {name: value for name, value in given.items() if value}
+    said = (shlex.quote(f"--{name}={value}") for name, value in flags.items())
+    return " ".join(["python -m cots_jax.evaluate", *said])
+
+
+def _facts(opened: Pretrained, folder: Path, request: Request) -> dict[str, str]:
     config = opened.config
     parameters = sum(leaf.size for leaf in jax.tree.leaves(opened.towers))
     return {
@@ -289,5 +224,5 @@ def _facts(opened: Pretrained, folder: Path) -> dict[str, str]:
         "trained on": ", ".join(opened.lineage.trained_on),
         "hardware row": config.hardware.row,
         "evaluated on": jax.devices()[0].device_kind,
-        "command": f"python -m cots_jax.evaluate --workdir={folder}",
+        "command": _command(folder, request),
     }

@@ -34,10 +34,14 @@ FLOORS = {
     "pretrained": 5,
     "image_tokenizer": 6,
     "arguments": 7,
+    "offline_flags": 7,
+    "offline_labels": 6,
+    "offline_levels": 7,
+    "offline_set": 8,
     "offline_tokenizer": 7,
-    "offline": 8,
-    "train": 8,
-    **dict.fromkeys(DOORS, 9),
+    "offline": 9,
+    "train": 9,
+    **dict.fromkeys(DOORS, 10),
 }
 
 

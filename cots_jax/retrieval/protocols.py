@@ -39,6 +39,15 @@ class CaptionCounts:
 
 
 @dataclass(frozen=True)
+class Leakage:
+    """Pictures of an evaluated split that a split which was trained on has too."""
+
+    folder: str  # as the lineage names it
+    split: str
+    pictures: int  # of the evaluated split
+
+
+@dataclass(frozen=True)
 class Protocol:
     """Everything that must agree before two recalls may be compared."""
 
@@ -57,6 +66,7 @@ class Protocol:
     captions_per_image_range: tuple[int, int] | None = None  # where images differ
     named: str = ""  # a published protocol of that name; empty: the set as it is
     folds: int = 1  # each with candidates of its own; the figures are means over them
+    leakage: Leakage | None = None  # the worst; None: none was found
 
     @property
     def setting(self) -> str:
@@ -142,7 +152,7 @@ def results_json(results: Sequence[Result]) -> dict[str, Any]:
     for result in results:
         row: dict[str, Any] = asdict(result)
         protocol = row["protocol"]
-        for optional in ("frames", "captions_per_image_range"):
+        for optional in ("frames", "captions_per_image_range", "leakage"):
             if protocol[optional] is None:
                 del protocol[optional]
         if not protocol["named"]:
@@ -244,6 +254,8 @@ def _read_result(row: Mapping) -> Result:
     for key in ("lineage", "fine_tuned_on", "captions_per_image_range"):
         if protocol.get(key) is not None:
             protocol[key] = tuple(protocol[key])
+    if protocol.get("leakage") is not None:
+        protocol["leakage"] = Leakage(**protocol["leakage"])
     known = {field.name for field in fields(Protocol)}
     return Result(
         name=row["name"],

@@ -21,7 +21,7 @@ from cots_jax.retrieval.pictures import (
     draw_examples,
     draw_picture_rows,
 )
-from cots_jax.retrieval.protocols import Protocol, Result
+from cots_jax.retrieval.protocols import Leakage, Protocol, Result
 
 PAGE_MARK = '<dl class="facts">'  # in every page that we wrote
 _TIES = "1 + wrong candidates that score at least as high as the best correct one"
@@ -46,6 +46,7 @@ def write_report(
     results: Sequence[Result] = (),
     curves: Sequence[Curve] = (),
     examples: Sequence[ExampleSet] = (),
+    sections: Mapping[str, str] | None = None,
     levels: Sequence[LevelCheck] = (),
     pictures: Sequence[PictureRows] = (),
     question: str = "Is every level alive?",
@@ -53,17 +54,19 @@ def write_report(
 ) -> None:
     """Writes the page as a whole; parts that are empty do not appear.
 
-    The fact named `command` (any case) is set as code over the full width. `question` stands above
+    The fact named `command` (any case) is set as code over the full width. `sections` are further
+    ones, HTML by heading, after the results. `question` stands above
     the levels, and each is found to be `answer`, or not.
     """
-    sections = {
+    parts = {
         "Results": _results(results) if results else "",
+        **(sections or {}),
         question: _levels(levels, answer) if levels else "",
         "Pictures": "\n".join(draw_picture_rows(shown) for shown in pictures),
         "Curves": _curves(curves) if curves else "",
         "Examples": "\n".join(draw_examples(e) for e in examples if e.examples),
     }
-    shown = {name: body for name, body in sections.items() if body}
+    shown = {name: body for name, body in parts.items() if body}
     write_whole(Path(path), _page(title, summary_facts, shown))
 
 
@@ -141,7 +144,18 @@ def _result(result: Result) -> str:
 <details><summary>{escape(_protocol_line(p))}</summary>{_protocol(p)}</details></th></tr>
 {_direction("image → text", result.image_to_text, chance_image, to_text)}
 {_direction("text → image", result.text_to_image, chance_text, to_image)}
-</tbody>"""
+{leakage_row(p.leakage, p.images, 7)}</tbody>"""
+
+
+def leakage_row(leakage: Leakage | None, pictures: int, columns: int) -> str:
+    """The row of a table that says that its set was trained on; empty where nothing was found."""
+    if leakage is None:
+        return ""
+    said = (
+        f"Leakage: {leakage.pictures:,} of {pictures:,} pictures are in {leakage.folder}#"
+        f"{leakage.split}, which this model was trained on"
+    )
+    return f'<tr class="leak"><td colspan="{columns}">{escape(said)}</td></tr>\n'
 
 
 def _direction(

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cots_jax.errors import UserError
+from cots_jax.retrieval.accuracy import Accuracy, accuracy_json, read_accuracy
 from cots_jax.retrieval.protocols import Result, read_results, write_results
 from cots_jax.retrieval.report import PAGE_MARK, LevelCheck
 
 RESULTS, REPORT = "results.json", "report.html"
+FORM = 2  # raised when an evaluation comes to hold more, so that older ones are done again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +23,21 @@ class Stored:
 
     results: Sequence[Result]
     levels: Sequence[LevelCheck]
+    zero_shot: Sequence[Accuracy] = ()
+    linear_probe: Sequence[Accuracy] = ()
+    breakdown: Sequence[Mapping[str, Any]] = ()  # rows as breakdown.py makes them
+    notes: Sequence[str] = ()
+
+
+def beside_results(found: Stored) -> dict[str, Any]:
+    """The keys of results.json beside `results` and `levels`; what is empty has none."""
+    keys = {
+        "zero_shot": [accuracy_json(accuracy) for accuracy in found.zero_shot],
+        "linear_probe": [accuracy_json(accuracy) for accuracy in found.linear_probe],
+        "breakdown": list(found.breakdown),
+        "notes": list(found.notes),
+    }
+    return {key: value for key, value in keys.items() if value}
 
 
 def store(out: Path, found: Stored, made_from: Mapping[str, Any]) -> None:
@@ -30,20 +47,27 @@ def store(out: Path, found: Stored, made_from: Mapping[str, Any]) -> None:
     depend on.
     """
     levels = [dataclasses.asdict(level) for level in found.levels]
-    origin = {**made_from, "report": _digest(out / REPORT)}
-    write_results(out / RESULTS, found.results, {"levels": levels, "made_from": origin})
+    origin = {**made_from, "form": FORM, "report": _digest(out / REPORT)}
+    beside = {"levels": levels, **beside_results(found), "made_from": origin}
+    write_results(out / RESULTS, found.results, beside)
 
 
 def stored(out: Path, made_from: Mapping[str, Any]) -> Stored | None:
     """What `store` wrote; None where it or its report is missing, changed or of others."""
     try:
         content = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-        if content["made_from"] != {**made_from, "report": _digest(out / REPORT)}:
+        if content["made_from"] != {**made_from, "form": FORM, "report": _digest(out / REPORT)}:
             return None
-        levels = [LevelCheck(**level) for level in content["levels"]]
+        return Stored(
+            read_results(out / RESULTS),
+            [LevelCheck(**level) for level in content["levels"]],
+            tuple(read_accuracy(row) for row in content.get("zero_shot", ())),
+            tuple(read_accuracy(row) for row in content.get("linear_probe", ())),
+            tuple(content.get("breakdown", ())),
+            tuple(content.get("notes", ())),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Stored(read_results(out / RESULTS), levels)
 
 
 def refuse_foreign(out: Path) -> None:

@@ -11,6 +11,7 @@ from cots_jax.errors import UserError
 from cots_jax.retrieval.intervals import bootstrap
 from cots_jax.retrieval.metrics import DirectionSummary, Ranks, summarise
 from cots_jax.retrieval.protocols import (
+    Leakage,
     count_captions,
     describe_set,
     make_result,
@@ -61,6 +62,17 @@ def test_intervals_are_kept_where_there_are_any(tmp_path):
 
 def test_frames_appear_for_videos_only():
     assert results_json([result(frames=12)])["results"][0]["protocol"]["frames"] == 12
+
+
+def test_leakage_appears_where_there_is_some(tmp_path):
+    found = result()
+    protocol = dataclasses.replace(found.protocol, leakage=Leakage("data/a", "train", 2))
+    leaking = dataclasses.replace(found, protocol=protocol)
+    row = results_json([leaking])["results"][0]["protocol"]
+    assert row["leakage"] == {"folder": "data/a", "split": "train", "pictures": 2}
+    assert "leakage" not in results_json([found])["results"][0]["protocol"]
+    write_results(tmp_path / "results.json", [leaking, found])
+    assert read_results(tmp_path / "results.json") == [leaking, found]
 
 
 def test_uneven_captions_are_said():

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an evaluation left behind is used again only where nothing has changed since."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from cots_jax.errors import UserError
+from cots_jax.retrieval.accuracy import class_protocol, measure
+from cots_jax.retrieval.answers import Answers
 from cots_jax.retrieval.metrics import Ranks, summarise
 from cots_jax.retrieval.protocols import describe_set, make_result, results_json, write_results
 from cots_jax.retrieval.report import LevelCheck, write_report
@@ -37,6 +40,27 @@ def out(tmp_path):
 def test_what_was_stored_comes_back(out):
     assert stored(out, MADE_FROM) == some_findings()
     refuse_foreign(out)
+
+
+def test_further_evaluations_come_back_beside_the_results(tmp_path):
+    write_report(tmp_path / "report.html", title="t", summary_facts={}, results=some_results())
+    answers, label = Answers(np.array([1, 2, 3]), np.array([1, 0, 0])), np.array([0, 1, 1])
+    protocol = class_protocol(some_results()[0].protocol, 3, 2, {"name": "zero-shot"})
+    accuracy = measure("val", protocol, answers, label, ("cat", "dog"))
+    found = dataclasses.replace(
+        some_findings(),
+        zero_shot=(accuracy,),
+        linear_probe=(accuracy,),
+        breakdown=({"name": "val"},),
+        notes=("LEAKAGE: 3 of 3",),
+    )
+    store(tmp_path, found, MADE_FROM)
+    assert stored(tmp_path, MADE_FROM) == found
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["results"] == results_json(some_results())["results"]
+    del content["zero_shot"][0]["top1"]
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert stored(tmp_path, MADE_FROM) is None
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def _record(sample: Sample, image: bytes) -> Record:
         image=image,
         captions=sample.captions,
         raw_captions=sample.raw_captions,
-        group=sample.id,
+        group=sample.id if sample.group is None else sample.group,
         group_id=0,  # both until its twin is looked for
         source_row=sample.source_row,
     )

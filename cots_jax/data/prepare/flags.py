@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from cots_jax.data.prepare.classes import ClassesOptions, prepare_classes
 from cots_jax.data.prepare.coco import CocoOptions, prepare_coco
 from cots_jax.data.prepare.emoji import prepare_emoji
 from cots_jax.data.prepare.huggingface import HuggingFaceOptions, prepare_huggingface
@@ -67,7 +68,10 @@ def _table_sources(source: Callable[[str, Make, str], Add]) -> None:
 
 
 def _file_sources(source: Callable[[str, Make, str], Add]) -> None:
-    """Captions and pictures in the same files."""
+    """Captions and pictures in the same files or folders."""
+    make = _with(ClassesOptions, prepare_classes)
+    add = source("classes", make, "a folder of pictures for each class")
+    _add_source(add, "the folder above the classes, or above train, val and test")
     make = _with(WebdatasetOptions, prepare_webdataset)
     add = source("webdataset", make, "plain tars of pictures and captions")
     _add_source(add, "a folder of tars or one of them")

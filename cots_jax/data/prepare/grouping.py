@@ -14,15 +14,23 @@ def add_grouped(
     record: Record, split: str, trace: Trace, twins: Twins | None, writer: FolderWriter
 ) -> None:
     """Writes a record in its group, or rejects it for its twin. Without `twins` every picture is
-    its own group."""
+    its own group, but for those whose source has said a group: it stays theirs, and what is in two
+    of them is rejected the second time."""
     twin = twins.of(split, trace.file, trace.look) if twins else None
     if twins and twin and twins.drops(split, twin):
         reject(twin_reject(twin, record.id, record.source_row), writer)
         return
-    group_id = twin.group_id if twin else writer.new_group()
+    if record.group != record.id:
+        group, group_id = record.group, writer.group_id(record.group)
+        if twin and twin.group_id != group_id:
+            contradicted = dataclasses.replace(twin, reason="picture_in_two_classes")
+            reject(twin_reject(contradicted, record.id, record.source_row), writer)
+            return
+    else:
+        group_id = twin.group_id if twin else writer.new_group()
+        group = twin.id if twin else record.id
     if twins and twin is None:
         twins.add(record.id, split, group_id, trace.file, trace.look)
-    group = twin.id if twin else record.id
     grouped = dataclasses.replace(record, group=group, group_id=group_id)
     writer.add(split, grouped, trace)
 

@@ -71,6 +71,21 @@ def _size(path: pathlib.Path) -> int:
         return -1
 
 
+def read_below(root: pathlib.Path, name: str) -> bytes:
+    """The bytes of a picture in a resolved folder; PictureError, also where it leads out of it."""
+    path = pathlib.Path(os.path.realpath(root / name))  # `resolve` raises on loops
+    if not path.is_relative_to(root):
+        raise PictureError("picture_outside_folder")
+    if not path.is_file():
+        raise PictureError("picture_missing")
+    if path.stat().st_size > MAX_BYTES:
+        raise PictureError("picture_too_large")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureError("picture_unreadable") from error
+
+
 class FolderImages:
     """Pictures of a folder and those below it; links that lead out of it are not followed."""
 
@@ -88,17 +103,7 @@ class FolderImages:
 
     def read(self, located: str) -> bytes:
         """The bytes of a located picture; PictureError."""
-        path = pathlib.Path(os.path.realpath(self._root / located))  # `resolve` raises on loops
-        if not path.is_relative_to(self._root):
-            raise PictureError("picture_outside_folder")
-        if not path.is_file():
-            raise PictureError("picture_missing")
-        if path.stat().st_size > MAX_BYTES:
-            raise PictureError("picture_too_large")
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise PictureError("picture_unreadable") from error
+        return read_below(self._root, located)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -25,6 +25,7 @@ class Sample:
     split: str | None  # None: the held-out part of the ids decides
     source_row: str
     read: Callable[[], bytes]  # the picture's file; PictureError; called in any thread
+    group: str | None = None  # of pictures that are no negatives of each other; None: its own
 
 
 # A part of a source that can be read alone, again and by another machine: a tar, a row group, some

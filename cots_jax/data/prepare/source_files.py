@@ -41,7 +41,8 @@ class Listing:
 
 def list_files(source: pathlib.Path, endings: Sequence[str], out: pathlib.Path) -> Listing:
     """Looks for files in a folder and those below it, hidden ones and the prepared folder left
-    out; UserError where there is none. Of a file its own folder is the root."""
+    out; UserError where there is none. Of a file its own folder is the root. Without `endings`
+    every file is wanted."""
     if not source.exists():
         raise UserError(f"--source={source} does not exist")
     root = source.resolve() if source.is_dir() else source.resolve().parent
@@ -49,7 +50,7 @@ def list_files(source: pathlib.Path, endings: Sequence[str], out: pathlib.Path) 
     found = Listing(root, [], [])
     for name in names:
         path = root / name
-        if path.suffix.lower() not in endings:
+        if endings and path.suffix.lower() not in endings:
             continue
         if not is_unicode(name):  # it could not stand in a record
             found.rejects.append(BadRow("file_name_not_utf8", repr(name), repr(name)))
@@ -60,9 +61,10 @@ def list_files(source: pathlib.Path, endings: Sequence[str], out: pathlib.Path) 
         else:
             found.files.append(SourceFile(path, name))
     if not found.files:
+        wanted = f" {' or '.join(endings)}" if endings else ""
         unfit = f" that can be used ({found.rejects[0].reason})" if found.rejects else ""
         raise UserError(
-            f"--source={source} has no file {' or '.join(endings)}{unfit}: give the folder that "
+            f"--source={source} has no file{wanted}{unfit}: give the folder that "
             "holds them, or one of them"
         )
     return found

@@ -12,6 +12,7 @@ TRAIN, HELD_OUT = "train", "val"
 MAX_SPLITS = 100  # more of them are a column that means something else
 # how files and folders of published sets are called: train-00000-of-00012, captions_val2017, test/
 NAMED = re.compile(r"(?:^|[^a-z])(train|training|val|valid|validation|dev|test)(?![a-z])")
+SPLIT_FOLDER = re.compile(r"(train|training|val|valid|validation|dev|test)[-_]?\d*")
 SYNONYMS = {"training": TRAIN, "valid": "val", "validation": "val"}
 
 
@@ -34,6 +35,12 @@ def split_in_name(path: pathlib.PurePath) -> str | None:
         if found:
             return SYNONYMS.get(found[0], found[0])
     return None
+
+
+def split_folder(name: str) -> str | None:
+    """The split that a folder is called after, and nothing else: `Train`, `val2017`."""
+    found = SPLIT_FOLDER.fullmatch(name.lower())
+    return SYNONYMS.get(found[1], found[1]) if found else None
 
 
 def splits_in_names(paths: Sequence[pathlib.PurePath]) -> dict[pathlib.PurePath, str | None]:

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluated set is made of beside its vectors, in one pass over the records."""
+
+import os
+import pathlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt64
+
+from cots_jax.data.pipeline import PairTable
+from cots_jax.data.prepare.looks import digest_number
+from cots_jax.data.prepare.threads import in_order
+from cots_jax.data.records import Record, open_split
+from cots_jax.retrieval.evaluation import EvaluationSet
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Of each record, in stored order. source: where it came from, see `source_of`."""
+
+    captions: tuple[tuple[str, ...], ...]
+    source: tuple[str, ...]
+    digest: UInt64[np.ndarray, "r"]  # of the stored picture
+
+    def labels(self) -> list[str]:
+        """The first caption of each picture."""
+        return [captions[0] if captions else "" for captions in self.captions]
+
+
+@dataclass(frozen=True)
+class ReadSet:
+    """An evaluated set with what its records hold."""
+
+    chosen: EvaluationSet
+    contents: Contents
+
+    @property
+    def where(self) -> str:
+        """FOLDER#SPLIT."""
+        source = self.chosen.table.sources[0]
+        return f"{source.folder}#{source.split}"
+
+    def place(self) -> str:
+        """The same, however the folder was spelt."""
+        source = self.chosen.table.sources[0]
+        return f"{pathlib.Path(source.folder).resolve()}#{source.split}"
+
+    def captions(self) -> list[str]:
+        """Of each pair."""
+        table, captions = self.chosen.table, self.contents.captions
+        pairs = zip(table.record_of_pair.tolist(), table.caption_of_pair.tolist(), strict=True)
+        return [captions[row][number] for row, number in pairs]
+
+    def first_records(self) -> dict[int, int]:
+        """The first record of each group, by which it is shown."""
+        groups, rows = np.unique(self.chosen.table.group_of_record, return_index=True)
+        return dict(zip(groups.tolist(), rows.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    captions: tuple[str, ...]
+    source: str
+    digest: int
+
+
+def contents_of(table: PairTable) -> Contents:
+    """Reads every record once; memory is that of the captions."""
+    seen = list(in_order(lambda row: _see(table.record(row)), range(table.records), _workers()))
+    return Contents(
+        tuple(one.captions for one in seen),
+        tuple(one.source for one in seen),
+        np.array([one.digest for one in seen], np.uint64),
+    )
+
+
+def picture_digests(folder: str, split: str) -> UInt64[np.ndarray, "r"]:
+    """The first 64 bits of the sha256 of each stored picture. Raises UserError."""
+    with open_split(folder, split) as opened:
+        rows = range(len(opened))
+        read = in_order(lambda row: digest_number(opened.record(row).image), rows, _workers())
+        return np.fromiter(read, np.uint64, len(rows))
+
+
+def source_of(source_row: str) -> str:
+    """The file or top folder that a record came from: `cc3m` of `cc3m/00001.tar:7`, `t.csv` of
+    `t.csv:12` (own choice)."""
+    folder, slash, _ = source_row.partition("/")
+    return folder if slash else source_row.rpartition(":")[0] or source_row
+
+
+def _see(record: Record) -> _Seen:
+    return _Seen(record.captions, source_of(record.source_row), digest_number(record.image))
+
+
+def _workers() -> int:
+    return os.cpu_count() or 1
