@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test protocols by name, so that a number means what its name says.
 
-R: as the field reports them; those of emoji are ours (O). Each counts the first captions of an image in stored order. With
-folds, consecutive images form a fold with candidates of its own; the figures are means over them.
+R: as the field reports them; those of emoji are ours (O). Each counts the first captions of an
+image in stored order. With folds, consecutive images form a fold with candidates of its own; the
+figures are means over them.
 """
 
 from dataclasses import dataclass, replace
