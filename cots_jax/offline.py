@@ -22,7 +22,7 @@ from cots_jax.objectives.levels import TokenLevel, code_level, retrieval_kl, wor
 from cots_jax.objectives.total import masked_patches
 from cots_jax.offline_tokenizer import evaluate_tokenizer
 from cots_jax.pretrained import Pretrained, read_config
-from cots_jax.retrieval.embed import EMBED_BATCH
+from cots_jax.retrieval.embed import embedded_rows
 from cots_jax.retrieval.embeddings_io import Embeddings
 from cots_jax.retrieval.evaluation import (
     EvaluationSet,
@@ -49,6 +49,8 @@ from cots_jax.retrieval.stored import (
 )
 from cots_jax.switches import Switch, Task
 
+MOST_FRAMES = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -71,10 +73,12 @@ def evaluate_folder(
     out: Path | None = None,
     again: Switch = Switch.OFF,
     protocol: str = "",
+    frames: int = 0,
 ) -> Evaluation:
     """Evaluates the newest good checkpoint on `data` (FOLDER#SPLIT, …), by default on its own sets.
 
     protocol: the name of a published one (retrieval/named.py); the sets must be what it says.
+    frames: of a video; 0: as many as the training looked at.
 
     Writes report.html and results.json into `out` (default: the folder), unless they are there
     already, made from the same checkpoint and data. A folder with an image tokenizer is evaluated
@@ -89,11 +93,15 @@ def evaluate_folder(
         return Evaluation([], evaluate_tokenizer(folder, data, out), out / REPORT)
     opened = Pretrained.load(folder)
     sources = _sources(opened, data)
-    made_from = _made_from(opened, sources) | ({"protocol": protocol} if protocol else {})
+    if not 0 <= frames <= MOST_FRAMES:
+        raise UserError(f"--frames={frames}: take 1 to {MOST_FRAMES} frames of a video")
+    asked = {"protocol": protocol, "frames": frames}
+    made_from = _made_from(opened, sources) | {key: x for key, x in asked.items() if x}
     found = None if again is Switch.ON else stored(out, made_from)
     before = f"{folder} at step {opened.step} (--again evaluates once more)" if found else ""
     if found is None:
-        found = _evaluate(folder, opened, sources, out / REPORT, protocol)
+        frames = frames or opened.config.data.frames
+        found = _evaluate(folder, opened, sources, out / REPORT, protocol, frames)
         store(out, found, made_from)
     return Evaluation(found.results, found.levels, out / REPORT, before)
 
@@ -109,13 +117,20 @@ def _made_from(opened: Pretrained, sources: list[Source]) -> dict[str, Any]:
 
 
 def _evaluate(
-    folder: Path, opened: Pretrained, sources: list[Source], report: Path, protocol: str
+    folder: Path,
+    opened: Pretrained,
+    sources: list[Source],
+    report: Path,
+    protocol: str,
+    frames: int,
 ) -> Stored:
     size, length = opened.preprocessing.size, opened.config.data.text_length
     results, levels, examples, distances = [], [], [], {}
     image_tokenizer = load_frozen(folder) if "mvm" in opened.model.heads else None
     grid = _token_grid(opened, sources)
-    opening = open_sets(sources, opened.tokenizer, size=size, length=length, token_grid=grid)
+    opening = open_sets(
+        sources, opened.tokenizer, size=size, length=length, token_grid=grid, frames=frames
+    )
     with opening as sets:
         for chosen in sets:
             scored = evaluate_set(
@@ -186,8 +201,8 @@ def check_levels(
     vision = model.config.vision
 
     def batches() -> Iterator[Batch]:
-        masked, side = masked_patches(model), vision.side
-        return paired_evaluation_batches(chosen.table, EMBED_BATCH, masked=masked, patch_side=side)
+        masked, side, rows = masked_patches(model), vision.side, embedded_rows(chosen.table.frames)
+        return paired_evaluation_batches(chosen.table, rows, masked=masked, patch_side=side)
 
     checks = []
     if "mlm" in model.heads:

@@ -27,7 +27,7 @@ def safe_name(name: str) -> str:
     return "/".join(parts)
 
 
-class _Names:
+class Names:
     """Finds a source's picture by the name in a table: the same one, or the only one whose path
     ends with it, or with which it ends (`images/x.jpg` and `x.jpg`)."""
 
@@ -72,27 +72,33 @@ def _size(path: pathlib.Path) -> int:
 
 
 class FolderImages:
-    """Pictures of a folder and those below it; links that lead out of it are not followed."""
+    """Files of a folder and those below it; links that lead out of it are not followed."""
 
     def __init__(self, root: pathlib.Path):
         self._root = root.resolve()
-        self._names = _Names(
+        self.names = [
             f"{folder}/{file}"[len(str(self._root)) + 1 :].replace(os.sep, "/")
             for folder, _, files in os.walk(self._root)
             for file in files
-        )
+        ]
+        self._names = Names(self.names)
 
     def locate(self, name: str) -> str:
         """The path below the folder that a table's name stands for; PictureError."""
         return self._names.find(safe_name(name))
 
-    def read(self, located: str) -> bytes:
-        """The bytes of a located picture; PictureError."""
+    def path(self, located: str) -> pathlib.Path:
+        """Where a located file really lies; PictureError."""
         path = pathlib.Path(os.path.realpath(self._root / located))  # `resolve` raises on loops
         if not path.is_relative_to(self._root):
             raise PictureError("picture_outside_folder")
         if not path.is_file():
             raise PictureError("picture_missing")
+        return path
+
+    def read(self, located: str) -> bytes:
+        """The bytes of a located picture; PictureError."""
+        path = self.path(located)
         if path.stat().st_size > MAX_BYTES:
             raise PictureError("picture_too_large")
         try:
@@ -130,7 +136,7 @@ class TarImages:
                 f"--images={path} is no whole uncompressed tar ({error}): give a folder or a tar, "
                 "decompressed (`gunzip FILE.tar.gz`) so that it can be read in any order"
             ) from error
-        self._names = _Names(self._spans)
+        self._names = Names(self._spans)
 
     def locate(self, name: str) -> str:
         """The member that a table's name stands for; PictureError."""
@@ -153,6 +159,8 @@ class TarImages:
 
 class Images:
     """A folder or a tar of pictures, as a context manager."""
+
+    noun = "picture"  # in reasons
 
     def __init__(self, path: pathlib.Path):
         if not path.exists():
