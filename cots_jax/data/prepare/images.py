@@ -160,7 +160,7 @@ class TarImages:
 class Images:
     """A folder or a tar of pictures, as a context manager."""
 
-    noun = "picture"  # in reasons
+    in_two_splits = "picture_in_two_splits"  # the reason
 
     def __init__(self, path: pathlib.Path):
         if not path.exists():

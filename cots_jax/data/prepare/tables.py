@@ -69,7 +69,7 @@ def gather(rows: Iterable[Row | BadRow], images: Finder, repeats: Repeats) -> Ga
             continue
         item = items.setdefault(located, Item(row.image, row.split, row.source_row, located))
         if item.split != row.split:
-            rejects.append(BadRow(f"{images.noun}_in_two_splits", row.source_row, row.image))
+            rejects.append(BadRow(images.in_two_splits, row.source_row, row.image))
             continue
         for raw in row.captions:
             add_caption(item.captions, raw, row.source_row, row.image, repeats)

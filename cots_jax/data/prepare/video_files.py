@@ -16,6 +16,13 @@ ENDINGS = (
     ".3gp", ".ogv", ".gif",
 )  # fmt: skip
 
+REASONS = {  # of pictures, whose names are looked up alike
+    "picture_missing": "video_missing",
+    "picture_name_unsafe": "video_name_unsafe",
+    "picture_name_ambiguous": "video_name_ambiguous",
+    "picture_outside_folder": "video_outside_folder",
+}
+
 
 class Videos:
     """Videos of a folder and those below it, as a context manager.
@@ -24,7 +31,7 @@ class Videos:
     does; what a file is called is never taken for what it is.
     """
 
-    noun = "video"  # in reasons
+    in_two_splits = "video_in_two_splits"  # the reason
 
     def __init__(self, folder: pathlib.Path, frames: int):
         if not folder.is_dir():
@@ -89,7 +96,7 @@ def videos_arguments(folder: pathlib.Path, frames: int, out: pathlib.Path) -> di
 
 
 def _of_a_video(fault: PictureError) -> PictureError:
-    return PictureError(str(fault).replace("picture_", "video_", 1))
+    return PictureError(REASONS[str(fault)])
 
 
 def _is_special(path: pathlib.Path) -> bool:
