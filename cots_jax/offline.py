@@ -195,7 +195,8 @@ def check_levels(
 ) -> list[LevelCheck]:
     """What is known of the token level on this set; nothing for heads that were not trained.
 
-    image_tokenizer: of the run; None where its codes came with the pictures, or MVM was off.
+    image_tokenizer: of the run; None where its codes came with the pictures, or MVM was off. Codes
+    belong to one picture, so they are looked at where videos are evaluated with one frame.
     """
     model, heads, name = opened.model, opened.heads(), chosen.name
     vision = model.config.vision
@@ -209,7 +210,8 @@ def check_levels(
         masking = text_masking(opened.tokenizer)
         found = word_level(model, opened.towers, heads, masking, batches())
         checks += _token_checks("masked language modelling", name, found, 0.2)
-    if image_tokenizer is not None or chosen.table.token_facts is not None:
+    has_codes = image_tokenizer is not None or chosen.table.token_facts is not None
+    if has_codes and chosen.table.frames == 1:
         tokenize = image_tokenizer.ids if image_tokenizer is not None else None
         found = code_level(model, opened.towers, heads, tokenize, batches())
         checks += _token_checks("masked vision modelling", name, found, 0.1)
