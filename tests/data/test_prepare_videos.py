@@ -21,6 +21,7 @@ from cots_jax.data.prepare.merge import merge_parts
 from cots_jax.data.prepare.tasks import Task
 from cots_jax.data.prepare.twins import Duplicates
 from cots_jax.data.prepare.videos import VideosOptions, prepare_videos
+from cots_jax.data.prepare.write import Plan
 from cots_jax.data.records import Record, open_split, pack_record, read_facts, unpack_record
 from cots_jax.errors import UserError
 
@@ -216,6 +217,12 @@ def test_a_folder_of_videos_can_be_looked_at(tmp_path, clips):
     assert "  frames: 3 to 4, median 4, 95 % up to 4" in found.summary()
     assert "5 videos" in found.summary()
     assert "3 frames" in (tmp_path / "out" / "contact_sheet.html").read_text()
+
+
+def test_another_decoder_begins_a_killed_run_again():
+    plans = [Plan("n", "videos", "", 8, {}, frames=4, decoder=d) for d in ("", "av 1", "av 2")]
+    assert len({plan.marker() for plan in plans}) == 3
+    assert "video" not in json.loads(Plan("n", "pairs", "", 8, {}).marker())
 
 
 def test_other_frames_are_other_arguments(tmp_path, clips):

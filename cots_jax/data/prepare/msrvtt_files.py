@@ -23,7 +23,7 @@ ID, SENTENCE = "video_id", "sentence"
 def read_annotation(path: pathlib.Path) -> dict[str, list[Any]]:
     """The lists `videos` and `sentences` of a `…_videodatainfo.json`; UserError."""
     try:
-        data = _from_zip(path) if zipfile.is_zipfile(path) else path.read_bytes()
+        data = _from_zip(path) if zipfile.is_zipfile(path) else _plain(path)
         found = json.loads(data.decode("utf-8-sig", "surrogateescape"))
     except OSError as error:
         raise UserError(f"--annotation={path} cannot be read: {error.strerror}") from error
@@ -36,6 +36,12 @@ def read_annotation(path: pathlib.Path) -> dict[str, list[Any]]:
         if not isinstance(found, dict) or not isinstance(found.get(part), list):
             raise UserError(f'--annotation={path} has no list "{part}": is it of MSR-VTT?')
     return {part: found[part] for part in PARTS}
+
+
+def _plain(path: pathlib.Path) -> bytes:
+    if path.stat().st_size > MOST:
+        raise ValueError(f"it has {path.stat().st_size:,} bytes")
+    return path.read_bytes()
 
 
 def _from_zip(path: pathlib.Path) -> bytes:

@@ -3,9 +3,10 @@
 
 Every frame is decoded and counted, by one thread from the first to the last (own choice): seeking
 lands where the container's index says and not where it should, a container's count of frames is
-often missing or wrong, and time stamps are missing, repeated or jump. So the frames are the same
-on every machine, and a clip of variable rate is sampled by what it shows and not by the seconds it
-stands still. PyAV (FFmpeg) decodes; no network, no playlist and no file but the one that is named
+often missing or wrong, and time stamps are missing, repeated or jump. So the same frames are chosen
+on every machine (pixels may round otherwise where FFmpeg has other instructions to convert colours
+with), and a clip of variable rate is sampled by what it shows and not by the seconds it stands
+still. PyAV (FFmpeg) decodes; no network, no playlist and no file but the one that is named
 is ever opened.
 """
 
