@@ -5,6 +5,7 @@ Segments are counted in frames, so that the choice is exact in integers and asks
 """
 
 import dataclasses
+import enum
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,13 @@ from jaxtyping import Int, UInt8
 FULL = 2**16  # offsets within a segment are in parts of it
 MIDDLE = FULL // 2
 DRAW = 0x6672616D  # tells these draws from others of the same seed and position
+
+
+class FrameChoice(enum.StrEnum):
+    """Which stored frames of a video a table may be asked for."""
+
+    DRAWN = "drawn"  # any of them, in training
+    MIDDLE = "middle"  # the middle ones alone, in evaluation: the others are never decoded
 
 
 def chosen_frames(counts: Int[np.ndarray, "b"], offsets: Int[np.ndarray, "b t"]) -> np.ndarray:

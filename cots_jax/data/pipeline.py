@@ -16,7 +16,14 @@ from jaxtyping import Int, Int32, UInt8
 from cots_jax.batch import Batch, ImageBatch, TextBatch
 from cots_jax.data import records
 from cots_jax.data.decoding import decode_picture
-from cots_jax.data.frames import DecodedFrames, chosen_frames, drawn_offsets, middle_offsets
+from cots_jax.data.frames import (
+    DecodedFrames,
+    FrameChoice,
+    chosen_frames,
+    drawn_offsets,
+    middle_frames,
+    middle_offsets,
+)
 from cots_jax.data.image_tokens import open_tokens, shared_facts
 from cots_jax.data.masking import blockwise_masks
 from cots_jax.data.mixture import Mixture, mixture_of
@@ -73,11 +80,13 @@ class PairTable:
         threads: int | None = None,
         token_grid: int = 0,
         frames: int = 1,
+        frame_choice: FrameChoice = FrameChoice.DRAWN,
     ):
         if not sources:
             raise UserError("no data source named: give at least one prepared folder")
         self.sources = tuple(sources)
-        self.tokenizer, self.size, self.length, self.frames = tokenizer, size, length, frames
+        self.tokenizer, self.size, self.length = tokenizer, size, length
+        self.frames, self._frame_choice = frames, frame_choice
         self._splits = [records.open_split(source.folder, source.split) for source in sources]
         self._first_record = _starts([len(split) for split in self._splits])
         self.records = int(self._first_record[-1])
@@ -125,7 +134,10 @@ class PairTable:
 
     def _room(self, split: records.Split) -> int:
         """The most pictures that a record of the split is looked at for."""
-        return max(1, split.frames) if self.frames > 1 else 1
+        if self.frames == 1 or not split.frames:
+            return 1
+        drawn = self._frame_choice is FrameChoice.DRAWN
+        return split.frames if drawn else min(self.frames, split.frames)
 
     def order(self, positions: np.ndarray, seed: int) -> Int32[np.ndarray, "b"]:
         """The pairs at these positions of the endless training order."""
@@ -192,7 +204,13 @@ class PairTable:
 
     def _shown(self, record: records.Record) -> tuple[bytes, ...]:
         """The JPEGs that a record is looked at by."""
-        return record.frames if self.frames > 1 and record.frames else (record.image,)
+        frames = record.frames
+        if self.frames == 1 or not frames:
+            return (record.image,)
+        if self._frame_choice is FrameChoice.DRAWN or len(frames) <= self.frames:
+            return frames
+        # the middle ones of t segments of these are all of them
+        return tuple(frames[i] for i in middle_frames(len(frames), self.frames))
 
     def texts(self, pairs: Int32[np.ndarray, "b"]) -> Encoded:
         """The token ids of these pairs' captions."""

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 from collections.abc import Generator, Sequence
 
+from cots_jax.data.frames import FrameChoice
 from cots_jax.data.pipeline import Cache, PairTable, Source, image_batches, text_batches
 from cots_jax.data.records import has_videos
 from cots_jax.data.specs import distinct_names
@@ -78,6 +79,7 @@ def open_sets(
                         cache=Cache.AUTO,
                         token_grid=token_grid,
                         frames=frames if has_videos(source.folder) else 1,
+                        frame_choice=FrameChoice.MIDDLE,
                     )
                 ),
             )

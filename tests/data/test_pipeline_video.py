@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cots_jax.data import pipeline
-from cots_jax.data.frames import chosen_frames, drawn_offsets, middle_frames
+from cots_jax.data.frames import FrameChoice, chosen_frames, drawn_offsets, middle_frames
 from cots_jax.data.pipeline import PairTable, Source, image_batches, training_batches
 from cots_jax.data.prepare.write import Plan, prepare_folder
 from cots_jax.data.records import Record
@@ -83,8 +83,9 @@ def train(table, **more):
 
 
 @CACHES
-def test_evaluation_looks_at_the_middle_of_every_segment(make, videos, cache):
-    with make(videos, cache=cache) as table:
+@pytest.mark.parametrize("choice", list(FrameChoice))
+def test_evaluation_looks_at_the_middle_of_every_segment(make, videos, cache, choice):
+    with make(videos, cache=cache, frame_choice=choice) as table:
         (batch,) = image_batches(table, 8)
     assert batch.image.shape == (8, t, SIZE, SIZE, 3)
     wanted = [[level(i, f) for f in middle_frames(count, t)] for i, count in enumerate(COUNTS)]
@@ -168,6 +169,11 @@ def test_what_is_kept_in_memory_is_counted_in_frames(make, videos, stills, monke
         assert table.cache == Cache.NONE
     with make(videos, frames=1) as table:
         assert table.cache == Cache.MEMORY
+    with make(videos, frame_choice=FrameChoice.MIDDLE) as table:
+        assert table.cache == Cache.MEMORY
+    monkeypatch.setattr(pipeline, "MEMORY_LIMIT", t * 6 * picture)
+    with make(videos, frame_choice=FrameChoice.MIDDLE) as table:
+        assert table.cache == Cache.NONE
     monkeypatch.setattr(pipeline, "MEMORY_LIMIT", 12 * 6 * picture + 3 * picture + 1)
     with make(videos, stills) as table:
         assert table.cache == Cache.MEMORY
