@@ -92,6 +92,7 @@ def _check(config: Config) -> None:
     _check_temperature(config.method)
     _check_contrast(config)
     _check_origin(config)
+    _check_frames(config)
     if config.method.masked.forward is Forward.SHARED:
         _check_shared(config)
     check_rows(config)
@@ -144,6 +145,25 @@ def _check_origin(config: Config) -> None:
         )
 
 
+def _check_frames(config: Config) -> None:
+    """Codes belong to one picture, so what learns from them takes one frame of a video."""
+    frames = config.data.frames
+    if frames == 1:
+        return
+    if config.task is Task.DVAE:
+        raise UserError(
+            f"config.data.frames = {frames}: an image tokenizer learns from single pictures; set "
+            "it to 1, which takes the middle frame of each video"
+        )
+    if any(schedule_values(config.method.weight_mvm, "config.method.weight_mvm")):
+        raise UserError(
+            f"config.data.frames = {frames} and config.method.weight_mvm = "
+            f"{config.method.weight_mvm!r}: masked vision modelling predicts the codes of one "
+            "picture; set config.method.weight_mvm=0, or config.data.frames=1, which takes the "
+            "middle frame of each video"
+        )
+
+
 def _check_shared(config: Config) -> None:
     masked = config.method.masked
     if masked.image_every != 1 or masked.text_every != 1 or config.augmentation.word_dropout:
@@ -181,6 +201,7 @@ def _check_bounds(config: Config) -> None:
         "optimizer.freeze_text": (optimizer.freeze_text, 0, 1000),
         "data.text_length": (config.data.text_length, 4, 4096),
         "data.threads": (config.data.threads, 1, 1024),
+        "data.frames": (config.data.frames, 1, 1024),
         "keep": (config.keep, 1, 10_000),
         "hardware.chips": (config.hardware.chips, 1, 2**20),
         "hardware.fsdp": (config.hardware.fsdp, 1, 2**20),

@@ -43,7 +43,7 @@ def _say(found: Evaluation, as_json: bool) -> None:
 
 def _evaluate(flags: argparse.Namespace) -> Evaluation:
     if flags.model:
-        kept = ("data", "out", "again", "protocol", "classes", "prompts", "probe")
+        kept = ("data", "out", "again", "protocol", "frames", "classes", "prompts", "probe")
         asked = Request(**{name: getattr(flags, name) for name in kept})
         return evaluate_folder(Path(flags.model), asked)
     first = flags.given[0]

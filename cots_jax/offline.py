@@ -50,6 +50,8 @@ from cots_jax.retrieval.stored import (
 )
 from cots_jax.switches import Switch, Task
 
+MOST_FRAMES = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -59,6 +61,7 @@ class Request:
     out: Path | None = None  # None: the folder itself
     again: Switch = Switch.OFF
     protocol: str = ""  # the name of a published one; the sets must be what it says
+    frames: int = 0  # of a video; 0: as many as the training looked at
     classes: Path | None = None  # a file of classes, for zero-shot classification
     prompts: Path | None = None  # a file of templates for them
     probe: str = ""  # FOLDER#SPLIT to train a linear probe on
@@ -105,6 +108,8 @@ def evaluate_folder(folder: Path, request: Request) -> Evaluation:
     refuse_foreign(out)
     if request.protocol:
         named_protocol(request.protocol)
+    if not 0 <= request.frames <= MOST_FRAMES:
+        raise UserError(f"--frames={request.frames}: take 1 to {MOST_FRAMES} frames of a video")
     asked = Labelling.read(request.classes, request.prompts, request.probe)
     config = read_config(folder)
     if config is not None and config.task is Task.DVAE:
@@ -115,7 +120,8 @@ def evaluate_folder(folder: Path, request: Request) -> Evaluation:
     opened = Pretrained.load(folder)
     sources = _sources(opened, request.data)
     made_from = _made_from(opened, sources) | asked.identity()
-    made_from |= {"protocol": request.protocol} if request.protocol else {}
+    named = {"protocol": request.protocol, "frames": request.frames}
+    made_from |= {key: value for key, value in named.items() if value}
     before = None if request.again is Switch.ON else stored(out, made_from)
     if before is not None:
         said = f"{folder} at step {opened.step} (--again evaluates once more)"
@@ -143,7 +149,10 @@ def _evaluate(
     size, length = opened.preprocessing.size, opened.config.data.text_length
     image_tokenizer = load_frozen(folder) if "mvm" in opened.model.heads else None
     grid = token_grid(opened, sources)
-    opening = open_sets(sources, opened.tokenizer, size=size, length=length, token_grid=grid)
+    frames = request.frames or opened.config.data.frames
+    opening = open_sets(
+        sources, opened.tokenizer, size=size, length=length, token_grid=grid, frames=frames
+    )
     with opening as sets:
         read = [ReadSet(chosen, contents_of(chosen.table)) for chosen in sets]
         sorters = Sorters.make(opened, asked, read)
@@ -209,7 +218,7 @@ def _sources(opened: Pretrained, data: str) -> list[Source]:
 
 
 def _command(folder: Path, request: Request) -> str:
-    given = {name: getattr(request, name) for name in ("data", "protocol", *LABELLING)}
+    given = {name: getattr(request, name) for name in ("data", "protocol", "frames", *LABELLING)}
     flags = {"workdir": folder} | {name: value for name, value in given.items() if value}
     said = (shlex.quote(f"--{name}={value}") for name, value in flags.items())
     return " ".join(["python -m cots_jax.evaluate", *said])

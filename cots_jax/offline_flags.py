@@ -22,6 +22,7 @@ def parse_flags(argv: Sequence[str], description: str | None) -> argparse.Namesp
     add("--data", default="", help="FOLDER#SPLIT, …; default: the run's own sets")
     add("--out", type=Path, help="folder; default: the run, or I_evaluation")
     add("--protocol", default="", help="a published one by name, e.g. coco_5k")
+    add("--frames", type=int, default=0, help="of a video; default: as the run was trained")
     add("--classes", type=Path, help="a file of classes, to sort the pictures into by words")
     add("--prompts", type=Path, help="a file of templates for the words, with {} in them")
     add("--probe", default="", help="FOLDER#SPLIT to train a linear probe on")

@@ -20,7 +20,7 @@ from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.accuracy import Accuracy, class_protocol, measure
 from cots_jax.retrieval.classes import Classes, Prompts, label_numbers, read_classes, read_prompts
 from cots_jax.retrieval.contents import ReadSet, contents_of
-from cots_jax.retrieval.embed import EMBED_BATCH, embed_images
+from cots_jax.retrieval.embed import embed_images, embedded_rows
 from cots_jax.retrieval.evaluation import open_sets
 from cots_jax.retrieval.probe import Probe, fit_probe, held_out_tenth, linear_answers
 from cots_jax.retrieval.protocols import Result
@@ -126,12 +126,14 @@ def _train_probe(
     if asked.probe is None:
         return None
     size, length = opened.preprocessing.size, opened.config.data.text_length
-    with open_sets([asked.probe], opened.tokenizer, size=size, length=length) as (train,):
+    frames = max(one.chosen.table.frames for one in sets)
+    opening = open_sets([asked.probe], opened.tokenizer, size=size, length=length, frames=frames)
+    with opening as (train,):
         read = ReadSet(train, contents_of(train.table))
         said = read.contents.labels()
         labels = tuple(sorted(set(said)))
         _check_probe(read, labels, sets)
-        batches = image_batches(train.table, EMBED_BATCH)
+        batches = image_batches(train.table, embedded_rows(train.table.frames))
         images = embed_images(opened.towers, opened.model, opened.preprocessing, batches)
     label = label_numbers(said, labels, read.where, IN_PROBE)
     held_out = held_out_tenth(read.contents.digest)

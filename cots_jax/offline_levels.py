@@ -13,7 +13,7 @@ from cots_jax.image_tokenizer import ImageTokenizer
 from cots_jax.objectives.levels import TokenLevel, code_level, retrieval_kl, word_level
 from cots_jax.objectives.total import masked_patches
 from cots_jax.pretrained import Pretrained
-from cots_jax.retrieval.embed import EMBED_BATCH
+from cots_jax.retrieval.embed import embedded_rows
 from cots_jax.retrieval.evaluation import EvaluationSet, Scored
 from cots_jax.retrieval.report import LevelCheck
 
@@ -23,21 +23,23 @@ def check_levels(
 ) -> list[LevelCheck]:
     """What is known of the token level on this set; nothing for heads that were not trained.
 
-    image_tokenizer: of the run; None where its codes came with the pictures, or MVM was off.
+    image_tokenizer: of the run; None where its codes came with the pictures, or MVM was off. Codes
+    belong to one picture, so they are looked at where videos are evaluated with one frame.
     """
     model, heads, name = opened.model, opened.heads(), chosen.name
     vision = model.config.vision
 
     def batches() -> Iterator[Batch]:
-        masked, side = masked_patches(model), vision.side
-        return paired_evaluation_batches(chosen.table, EMBED_BATCH, masked=masked, patch_side=side)
+        masked, side, rows = masked_patches(model), vision.side, embedded_rows(chosen.table.frames)
+        return paired_evaluation_batches(chosen.table, rows, masked=masked, patch_side=side)
 
     checks = []
     if "mlm" in model.heads:
         masking = text_masking(opened.tokenizer)
         found = word_level(model, opened.towers, heads, masking, batches())
         checks += _token_checks("masked language modelling", name, found, 0.2)
-    if image_tokenizer is not None or chosen.table.token_facts is not None:
+    has_codes = image_tokenizer is not None or chosen.table.token_facts is not None
+    if has_codes and chosen.table.frames == 1:
         tokenize = image_tokenizer.ids if image_tokenizer is not None else None
         found = code_level(model, opened.towers, heads, tokenize, batches())
         checks += _token_checks("masked vision modelling", name, found, 0.1)

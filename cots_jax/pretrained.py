@@ -50,7 +50,7 @@ class Pretrained:
             raise UserError(f"{folder} holds a {config.task} run, not a retrieval model")
         tokenizer = Tokenizer.from_json(facts["tokenizer"])
         model = TwoStream(
-            model_size(config.model, config.hardware, tokenizer.vocab_size),
+            model_size(config.model, config.hardware, tokenizer.vocab_size, config.frame_mean),
             config.method.masked,
             facts["codes"],
             frozenset(facts["heads"]),

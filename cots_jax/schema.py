@@ -15,6 +15,7 @@ from cots_jax.switches import (
     Decayed,
     Direction,
     Forward,
+    FrameMean,
     Gradient,
     MaskedUnit,
     Merge,
@@ -44,6 +45,7 @@ class DataConfig:
     tokenizer: str = "captions:2000"  # `captions:SIZE` trains one; a folder, a name; `init_from`
     cache: Cache = Cache.AUTO
     threads: int = 2
+    frames: int = 1  # of a video, t; 1: pictures, and of a video its middle frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +200,7 @@ class Config:
     image_tokenizer: str = ""  # a trained dVAE workdir, for MVM ids made online
     image_tokenizer_config: str = ""  # the `--config` that trains it, for the error without it
     evaluation_towers: Towers = Towers.ONLINE
+    frame_mean: FrameMean = FrameMean.JOINT  # of data.frames above 1
     init_from: InitConfig = InitConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     method: MethodConfig = MethodConfig()

@@ -86,6 +86,18 @@ class Forward(enum.StrEnum):
     SHARED = "shared"
 
 
+class FrameMean(enum.StrEnum):
+    """Where the features of a video's frames are averaged (averaged: R; where: O).
+
+    JOINT: their unit joint features, and the mean is scaled to length 1 again: every frame counts
+    alike, as if it were searched by itself. CLS: the tower's outputs at [CLS], before the
+    projection: a frame with a longer vector counts more.
+    """
+
+    JOINT = "joint"
+    CLS = "cls"
+
+
 class TokenizerInput(enum.StrEnum):
     """What an online image tokenizer sees: the tower's view, or the same cut unjittered (O)."""
 

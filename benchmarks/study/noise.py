@@ -26,7 +26,8 @@ def noisy_copy(noise: Noise) -> Prepared:
     facts = read_facts(noise.of)
     arguments = {"share": noise.share, "seed": noise.seed, "of": facts["fingerprint"]}
     name = Path(noise.folder).name
-    plan = Plan(name, "noise", facts["licence"], facts["longest_side"], arguments)
+    frames = facts.get("frames", 0)  # of videos
+    plan = Plan(name, "noise", facts["licence"], facts["longest_side"], arguments, frames=frames)
 
     def fill(writer: FolderWriter) -> None:
         for split in list_splits(noise.of):

@@ -11,11 +11,19 @@ from typing import TypeVar
 
 import grain
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int, Int32, UInt8
 
 from cots_jax.batch import Batch, ImageBatch, TextBatch
 from cots_jax.data import records
 from cots_jax.data.decoding import decode_picture
+from cots_jax.data.frames import (
+    DecodedFrames,
+    FrameChoice,
+    chosen_frames,
+    drawn_offsets,
+    middle_frames,
+    middle_offsets,
+)
 from cots_jax.data.image_tokens import open_tokens, shared_facts
 from cots_jax.data.masking import blockwise_masks
 from cots_jax.data.mixture import Mixture, mixture_of
@@ -51,6 +59,10 @@ class PairTable:
     and group ids go on counting from source to source, so that they never collide. With a
     `token_grid` above 0 its batches hold the image tokens made ahead of time, where there are any
     (`token_facts`); they must be of that many patches a side.
+
+    frames: t of a video, one out of each of t equal segments of those that are stored; with 1 a
+    video is its middle frame. A picture among videos is a film of t equal frames, whose feature is
+    that of the picture (own choice); a table of pictures alone has no use for more than 1.
     """
 
     group_of_record: Int32[np.ndarray, "r"]
@@ -68,11 +80,14 @@ class PairTable:
         cache: Cache = Cache.AUTO,
         threads: int | None = None,
         token_grid: int = 0,
+        frames: int = 1,
+        frame_choice: FrameChoice = FrameChoice.DRAWN,
     ):
         if not sources:
             raise UserError("no data source named: give at least one prepared folder")
         self.sources = tuple(sources)
         self.tokenizer, self.size, self.length = tokenizer, size, length
+        self.frames, self._frame_choice = frames, frame_choice
         self._splits = [records.open_split(source.folder, source.split) for source in sources]
         self._first_record = _starts([len(split) for split in self._splits])
         self.records = int(self._first_record[-1])
@@ -86,16 +101,20 @@ class PairTable:
         if not self.pairs:
             names = ", ".join(f"{source.folder}:{source.split}" for source in self.sources)
             raise UserError(f"no pairs in {names}")
+        self._check_frames()
         folders = [source.folder for source in sources]
         self.token_facts = shared_facts(folders, size, token_grid) if token_grid else None
         self._tokens = (
             [open_tokens(f, s) for f, s in zip(folders, self._splits)] if self.token_facts else []
         )
-        self._images: np.ndarray | None = None
+        self._images: DecodedFrames | None = None
         self._texts: Encoded | None = None
-        self.cache = _choose(cache, self.records * size**2 * 3)
+        room = np.repeat(
+            [self._room(split) for split in self._splits], list(map(len, self._splits))
+        )
+        self.cache = _choose(cache, int(room.sum()) * size**2 * 3)
         if self.cache == Cache.MEMORY:
-            self._fill_memory(threads or os.cpu_count() or 1)
+            self._fill_memory(room, threads or os.cpu_count() or 1)
 
     def _mixture(self) -> Mixture | None:
         """None where all weigh alike: then an epoch is every pair once, in an order of its own."""
@@ -105,6 +124,21 @@ class PairTable:
         pairs = np.bincount(self.source_of_pair, minlength=len(weights))
         names = [f"{source.folder}#{source.split}" for source in self.sources]
         return mixture_of(pairs.tolist(), weights, names)
+
+    def _check_frames(self) -> None:
+        if self.frames > 1 and not any(split.frames for split in self._splits):
+            names = ", ".join(f"{source.folder}#{source.split}" for source in self.sources)
+            raise UserError(
+                f"config.data.frames = {self.frames}, and there is no video in {names}: set it to "
+                "1, or name a folder that `prepare videos` or `prepare msrvtt` has made"
+            )
+
+    def _room(self, split: records.Split) -> int:
+        """The most pictures that a record of the split is looked at for."""
+        if self.frames == 1 or not split.frames:
+            return 1
+        drawn = self._frame_choice is FrameChoice.DRAWN
+        return split.frames if drawn else min(self.frames, split.frames)
 
     def order(self, positions: np.ndarray, seed: int) -> Int32[np.ndarray, "b"]:
         """The pairs at these positions of the endless training order."""
@@ -128,13 +162,13 @@ class PairTable:
         for split in self._splits:
             split.close()
 
-    def _fill_memory(self, threads: int) -> None:
-        images = np.empty((self.records, self.size, self.size, 3), np.uint8)
+    def _fill_memory(self, room: np.ndarray, threads: int) -> None:
+        images = DecodedFrames.with_room(room, self.size)
         captions: list[tuple[str, ...]] = [()] * self.records
 
         def keep(row: int) -> None:
             record = self.record(row)
-            images[row] = self._decode(row, record)
+            images.keep(row, [self._decode(row, record, f) for f in self._shown(record)])
             captions[row] = record.captions
 
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -148,11 +182,36 @@ class PairTable:
         source = self._source(row)
         return self._splits[source].record(int(row - self._first_record[source]))
 
-    def images(self, rows: Int32[np.ndarray, "b"]) -> UInt8[np.ndarray, "b 1 s s 3"]:
-        """The pictures of these records."""
+    def images(
+        self, rows: Int32[np.ndarray, "b"], offsets: Int[np.ndarray, "b t"] | None = None
+    ) -> UInt8[np.ndarray, "b t s s 3"]:
+        """The frames of these records, by default the middle ones of their segments."""
+        if offsets is None:
+            offsets = middle_offsets(len(rows), self.frames)
         if self._images is not None:
-            return self._images[rows][:, None]
-        return np.stack([self._decode(row, self.record(row)) for row in rows])[:, None]
+            return self._images.chosen(rows, offsets)
+        return self._read_images(rows, [self.record(row) for row in rows], offsets)
+
+    def _read_images(
+        self, rows: np.ndarray, found: Sequence[records.Record], offsets: np.ndarray
+    ) -> np.ndarray:
+        shown = [self._shown(record) for record in found]
+        chosen = chosen_frames(np.array([len(frames) for frames in shown]), offsets)
+        films = []
+        for row, record, frames, places in zip(rows, found, shown, chosen, strict=True):
+            decoded = {i: self._decode(row, record, frames[i]) for i in set(places.tolist())}
+            films.append(np.stack([decoded[i] for i in places.tolist()]))
+        return np.stack(films)
+
+    def _shown(self, record: records.Record) -> tuple[bytes, ...]:
+        """The JPEGs that a record is looked at by."""
+        frames = record.frames
+        if self.frames == 1 or not frames:
+            return (record.image,)
+        if self._frame_choice is FrameChoice.DRAWN or len(frames) <= self.frames:
+            return frames
+        # the middle ones of t segments of these are all of them
+        return tuple(frames[i] for i in middle_frames(len(frames), self.frames))
 
     def texts(self, pairs: Int32[np.ndarray, "b"]) -> Encoded:
         """The token ids of these pairs' captions."""
@@ -173,14 +232,18 @@ class PairTable:
             raise UserError(f"image tokens are damaged (codes {codes}): make the ids again")
         return found
 
-    def images_and_texts(self, pairs: Int32[np.ndarray, "b"]) -> "ImagesAndTexts":
-        """Both sides of these pairs, each record read once."""
+    def images_and_texts(
+        self, pairs: Int32[np.ndarray, "b"], offsets: Int[np.ndarray, "b t"] | None = None
+    ) -> "ImagesAndTexts":
+        """Both sides of these pairs, each record read once; offsets as in `images`."""
         rows = self.record_of_pair[pairs]
         if self.cache == Cache.MEMORY:
-            return ImagesAndTexts(self.images(rows), self.texts(pairs))
+            return ImagesAndTexts(self.images(rows, offsets), self.texts(pairs))
+        if offsets is None:
+            offsets = middle_offsets(len(rows), self.frames)
         found = [self.record(row) for row in rows]
-        images = [self._decode(row, record) for row, record in zip(rows, found, strict=True)]
-        return ImagesAndTexts(np.stack(images)[:, None], self._encode(found, pairs))
+        images = self._read_images(rows, found, offsets)
+        return ImagesAndTexts(images, self._encode(found, pairs))
 
     def first_pairs(self) -> Int32[np.ndarray, "f"]:
         """The first pair of every record that has one."""
@@ -189,9 +252,9 @@ class PairTable:
     def _source(self, row: int | np.integer) -> int:
         return int(np.searchsorted(self._first_record, row, side="right")) - 1
 
-    def _decode(self, row: int | np.integer, record: records.Record) -> np.ndarray:
+    def _decode(self, row: int | np.integer, record: records.Record, picture: bytes) -> np.ndarray:
         try:
-            return decode_picture(record.image, self.size)
+            return decode_picture(picture, self.size)
         except Exception as error:  # Pillow raises some dozen classes on broken files
             source = self.sources[self._source(row)]
             raise UserError(
@@ -208,7 +271,7 @@ class PairTable:
 class ImagesAndTexts:
     """The two sides of some pairs."""
 
-    images: UInt8[np.ndarray, "b 1 s s 3"]
+    images: UInt8[np.ndarray, "b t s s 3"]
     texts: Encoded
 
 
@@ -254,9 +317,9 @@ def training_batches(
 ) -> grain.IterDataset[Batch]:
     """An endless stream of shuffled batches: each pair once an epoch, or as sources weigh.
 
-    What stands at a position depends on the seed and the position alone: not on threads, nor on
-    `rows`, the part of the global batch that this process reads. `iter(...)` of it has
-    `get_state()` and `set_state()`, a JSON-able dict. masked = 0 hides no patches.
+    What stands at a position, its frames included, depends on the seed and the position alone: not
+    on threads, nor on `rows`, the part of the global batch that this process reads. `iter(...)` of
+    it has `get_state()` and `set_state()`, a JSON-able dict. masked = 0 hides no patches.
     """
     first, stop, stride = (rows or slice(None)).indices(batch)
     if stride != 1 or first >= stop:
@@ -266,7 +329,8 @@ def training_batches(
         positions = np.arange(step * batch + first, step * batch + stop)
         pairs = table.order(positions, seed)
         masks = _masks_of_rows(seed, step, first, stop, masked, patch_side)
-        return load_pairs(table, pairs, masks)
+        offsets = drawn_offsets(seed, positions, table.frames) if table.frames > 1 else None
+        return load_pairs(table, pairs, masks, offsets)
 
     return grain.MapDataset.range(ENDLESS).map(load).to_iter_dataset(_reading(threads))
 
@@ -284,11 +348,16 @@ def _masks_of_rows(
     return np.concatenate(drawn)[start : start + stop - first]
 
 
-def load_pairs(table: PairTable, pairs: np.ndarray, image_mask: np.ndarray) -> Batch:
-    """The batch of these pairs; pair -1 is a padded row of weight 0."""
+def load_pairs(
+    table: PairTable, pairs: np.ndarray, image_mask: np.ndarray, offsets: np.ndarray | None = None
+) -> Batch:
+    """The batch of these pairs; pair -1 is a padded row of weight 0.
+
+    offsets: [b, t], of the frames within their segments; None: in the middle.
+    """
     real = pairs >= 0
     found = np.where(real, pairs, np.int32(0))
-    content = table.images_and_texts(found)
+    content = table.images_and_texts(found, offsets)
     rows = table.record_of_pair[found]
     group = table.group_of_record[rows]
     return Batch(

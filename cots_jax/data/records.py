@@ -23,6 +23,8 @@ from jaxtyping import Int32
 from cots_jax.errors import UserError
 
 SCHEMA_VERSION = 1
+VIDEO_SCHEMA_VERSION = 2  # records have frames, which readers of version 1 do not know
+SCHEMA_VERSIONS = (SCHEMA_VERSION, VIDEO_SCHEMA_VERSION)
 FACTS_FILE = "dataset.json"
 REJECTS_FILE = "rejects.jsonl"
 INDEX_FILE = "index.npz"
@@ -31,11 +33,13 @@ PREPARE_COMMAND = "python -m cots_jax.prepare SOURCE --out={folder}"
 
 @dataclass(frozen=True)
 class Record:
-    """One picture with its captions.
+    """One picture or video with its captions.
 
     `group_id` is dense over the whole folder and equal for what is never a negative of each
     other: one picture's captions, the drawings of one emoji; `group` is its name in the user's
     words. `captions` are cleaned, `raw_captions` stand beside them as they were found.
+    `frames`: of a video, JPEGs in their order, of which `image` is the middle one; a picture has
+    none.
     """
 
     id: str
@@ -45,19 +49,26 @@ class Record:
     group: str
     group_id: int
     source_row: str
+    frames: tuple[bytes, ...] = ()
 
 
 def pack_record(record: Record) -> bytes:
-    """The msgpack form of a record (own choice of layout: a map, so that fields can be added)."""
-    packed: Any = msgpack.packb(asdict(record), use_bin_type=True)
+    """The msgpack form of a record (own choice of layout: a map, so that fields can be added).
+
+    A picture's has no key for frames: it is the same, bit by bit, as before there were videos.
+    """
+    fields: dict[str, Any] = asdict(record)
+    if not record.frames:
+        del fields["frames"]
+    packed: Any = msgpack.packb(fields, use_bin_type=True)
     return packed
 
 
 def unpack_record(packed: bytes) -> Record:
     """The record whose msgpack form is given."""
     fields = msgpack.unpackb(packed)
-    for name in ("captions", "raw_captions"):
-        fields[name] = tuple(fields[name])
+    for name in ("captions", "raw_captions", "frames"):
+        fields[name] = tuple(fields.get(name, ()))
     return Record(**fields)
 
 
@@ -81,12 +92,18 @@ def read_facts(folder: str | pathlib.Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged ({error}): remove the folder and run `{command}` again"
         ) from error
-    if version != SCHEMA_VERSION:
+    if version not in SCHEMA_VERSIONS:
+        read = " and ".join(map(str, SCHEMA_VERSIONS))
         raise UserError(
-            f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: "
+            f"{path} has schema version {version}, this program reads {read}: "
             f"remove the folder and run `{command}` again"
         )
     return facts
+
+
+def has_videos(folder: str | pathlib.Path) -> bool:
+    """Whether records of a prepared folder have frames."""
+    return bool(read_facts(folder).get("frames"))
 
 
 def list_splits(folder: str | pathlib.Path) -> tuple[str, ...]:
@@ -146,6 +163,11 @@ class Split:
 
     def __len__(self) -> int:
         return self.facts["splits"][self.split]["records"]
+
+    @property
+    def frames(self) -> int:
+        """The most frames that a record has; 0 where they are pictures."""
+        return self.facts.get("frames", 0)
 
     @property
     def pairs(self) -> int:

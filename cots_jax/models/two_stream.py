@@ -15,7 +15,7 @@ from cots_jax.models.text import Pooling, TextConfig, TextTower
 from cots_jax.models.transformer import Activation, Norm, Span, TransformerConfig
 from cots_jax.models.vision import Encoded, ImageTower, VisionConfig
 from cots_jax.schema import HardwareConfig, MaskedConfig
-from cots_jax.switches import Condition
+from cots_jax.switches import Condition, FrameMean
 
 Params = Any  # nested dict of arrays
 
@@ -77,7 +77,10 @@ SIZES = _sizes()
 
 
 def model_size(
-    name: str, hardware: HardwareConfig, vocabulary: int | None = None
+    name: str,
+    hardware: HardwareConfig,
+    vocabulary: int | None = None,
+    frame_mean: FrameMean = FrameMean.JOINT,
 ) -> TwoStreamConfig:
     """The named size under the hardware's precision, scan and remat. Raises UserError."""
     if name not in SIZES:
@@ -90,7 +93,9 @@ def model_size(
         )
 
     return TwoStreamConfig(
-        dataclasses.replace(size.vision, transformer=placed(size.vision.transformer)),
+        dataclasses.replace(
+            size.vision, transformer=placed(size.vision.transformer), frame_mean=frame_mean
+        ),
         dataclasses.replace(
             size.text,
             transformer=placed(size.text.transformer),

@@ -19,6 +19,7 @@ from cots_jax.models.transformer import (
     layer_norm,
     linear,
 )
+from cots_jax.switches import FrameMean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class VisionConfig:
     embedding_norm: bool = False  # a norm before the first block; CLIP has one
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the colours, for values in 0..1
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    frame_mean: FrameMean = FrameMean.JOINT
 
     @property
     def side(self) -> int:
@@ -53,7 +55,7 @@ class Encoded:
     joint: Float[Array, "b e"]
 
 
-def unit(x: Float[Array, "b e"]) -> Float[Array, "b e"]:
+def unit(x: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
     """L2-normalised, in float32 at least; the epsilon keeps the gradient of a zero row finite."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
@@ -68,7 +70,11 @@ def patches(image: Float[Array, "b s s 3"], patch: int) -> Float[Array, "b n p"]
 
 
 class ImageTower(nn.Module):
-    """Pictures or t frames -> Encoded. The joint feature of frames is their normalised mean (R)."""
+    """Pictures or t frames -> Encoded.
+
+    Frames go through the tower one by one and their features are averaged (R); where exactly is
+    `frame_mean` (O). [CLS] is their mean; of a picture, t = 1, nothing is averaged.
+    """
 
     config: VisionConfig
 
@@ -97,7 +103,11 @@ class ImageTower(nn.Module):
             x = layer_norm(config.transformer.epsilon, "final_norm")(x)
         x = x.reshape(b, t, config.tokens + 1, width)
         cls = jnp.mean(x[:, :, 0], axis=1)
-        joint = linear(
+        projection = linear(
             config.embed_dim, config.transformer.precision, init_std=std, name="projection"
-        )(cls)
-        return Encoded(x[:, :, 1:].reshape(b, t * config.tokens, width), cls, unit(joint))
+        )
+        if t > 1 and config.frame_mean is FrameMean.JOINT:
+            joint = unit(jnp.mean(unit(projection(x[:, :, 0])), axis=1))
+        else:
+            joint = unit(projection(cls))
+        return Encoded(x[:, :, 1:].reshape(b, t * config.tokens, width), cls, joint)

@@ -17,6 +17,12 @@ from cots_jax.processes import WHOLE, Share, gather_rows
 EMBED_BATCH = 128  # rows at a time; part of the numbers' identity, as matmuls round by shape
 
 
+def embedded_rows(frames: int) -> int:
+    """Rows at a time of videos with so many frames each: as many pictures as ever, so that memory
+    does not grow with them."""
+    return max(1, EMBED_BATCH // frames)
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """How pictures become tower inputs; kept in the checkpoint."""

@@ -5,7 +5,9 @@ import contextlib
 import dataclasses
 from collections.abc import Generator, Sequence
 
+from cots_jax.data.frames import FrameChoice
 from cots_jax.data.pipeline import Cache, PairTable, Source, image_batches, text_batches
+from cots_jax.data.records import has_videos
 from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.models.two_stream import Params, TwoStream
@@ -16,6 +18,7 @@ from cots_jax.retrieval.embed import (
     Preprocessing,
     embed_images,
     embed_texts,
+    embedded_rows,
 )
 from cots_jax.retrieval.intervals import bootstrap
 from cots_jax.retrieval.metrics import Ranks, rank_both_ways, summarise
@@ -51,9 +54,18 @@ class Lineage:
 
 @contextlib.contextmanager
 def open_sets(
-    sources: Sequence[Source], tokenizer: Tokenizer, *, size: int, length: int, token_grid: int = 0
+    sources: Sequence[Source],
+    tokenizer: Tokenizer,
+    *,
+    size: int,
+    length: int,
+    token_grid: int = 0,
+    frames: int = 1,
 ) -> Generator[list[EvaluationSet]]:
-    """Opens prepared splits for evaluation and closes them again; the split is the name."""
+    """Opens prepared splits for evaluation and closes them again; the split is the name.
+
+    frames: of a video; sets of pictures have one whatever it says, as more of them are the same.
+    """
     names = distinct_names(sources, [source.split for source in sources])
     with contextlib.ExitStack() as stack:
         yield [
@@ -67,6 +79,8 @@ def open_sets(
                         length=length,
                         cache=Cache.AUTO,
                         token_grid=token_grid,
+                        frames=frames if has_videos(source.folder) else 1,
+                        frame_choice=FrameChoice.MIDDLE,
                     )
                 ),
             )
@@ -88,7 +102,7 @@ def evaluate_set(
     """
     table = chosen.table
     share = this_process()
-    pictures = image_batches(table, EMBED_BATCH, share=share)
+    pictures = image_batches(table, embedded_rows(table.frames), share=share)
     images = embed_images(towers, model, preprocessing, pictures, share)
     texts = embed_texts(towers, model, text_batches(table, EMBED_BATCH, share=share), share)
     groups = images.group_id, texts.group_id
@@ -102,6 +116,7 @@ def evaluate_set(
         resolution=preprocessing.size,
         lineage=lineage.trained_on,
         fine_tuned_on=lineage.fine_tuned_on,
+        frames=table.frames if has_videos(table.sources[0].folder) else None,
     )
     result = make_result(chosen.name, protocol, summarise(ranks))
     return Scored(result, images, texts, ranks)

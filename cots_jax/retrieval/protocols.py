@@ -240,7 +240,7 @@ def _footnotes(results: Sequence[Result]) -> list[str]:
         p = result.protocol
         note = f"{p.towers} towers, {p.setting}, {p.captions_said}"
         note += f", {p.resolution} px" if p.resolution else ""
-        note += f", {p.frames} frames" if p.frames else ""
+        note += f", {p.frames} frame{'' if p.frames == 1 else 's'} a video" if p.frames else ""
         note += f", mean of {p.folds} folds" if p.folds > 1 else ""
         notes.setdefault(f"{note}, {p.tie_rule} ties", []).append(result.name)
     if len(notes) == 1:

@@ -155,9 +155,19 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
         begun = first_says((workdir / "config.json").exists())
         tokenizer = _tokenizer(config, workdir, train)
         table = stack.enter_context(
-            PairTable(train, tokenizer, size=size, length=length, cache=data.cache, token_grid=grid)
+            PairTable(
+                train,
+                tokenizer,
+                size=size,
+                length=length,
+                cache=data.cache,
+                token_grid=grid,
+                frames=data.frames,
+            )
         )
-        sets = stack.enter_context(open_sets(held_out, tokenizer, size=size, length=length))
+        sets = stack.enter_context(
+            open_sets(held_out, tokenizer, size=size, length=length, frames=data.frames)
+        )
         clock = Clockwork(config.batch, table.pairs)
         total = clock.steps(config.duration, "config.duration")
         if total < 1:

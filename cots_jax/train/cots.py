@@ -101,7 +101,7 @@ class CotsTask:
         self.table, self.tokenizer, self.evaluation = table, tokenizer, evaluation
         self.image_tokenizer, self.lineage = image_tokenizer, lineage
         self.schedules = read_schedules(config, clock)
-        size = model_size(config.model, config.hardware, tokenizer.vocab_size)
+        size = model_size(config.model, config.hardware, tokenizer.vocab_size, config.frame_mean)
         made_ahead = table.token_facts
         codes = made_ahead.codes if made_ahead else 0
         if image_tokenizer is not None:

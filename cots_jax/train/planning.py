@@ -43,14 +43,15 @@ def planned_step(
     frozen: Any = None,
     sources: int = 1,
 ) -> PlannedStep:
-    """The step of a config with BERT's vocabulary, all objectives on.
+    """The step of a config with BERT's vocabulary, all objectives on that its frames allow.
 
     image_tokenizer, frozen: makes the codes online, and its parameters' shapes; without one the ids
     come with the batch.
     """
-    size = model_size(config.model, config.hardware, BERT_WORDS)
+    size = model_size(config.model, config.hardware, BERT_WORDS, config.frame_mean)
     codes = image_tokenizer.codes if image_tokenizer else 8192
-    model = TwoStream(size, config.method.masked, codes, frozenset({"mvm", "mlm"}))
+    objectives = frozenset(OBJECTIVES) - ({"mvm"} if config.data.frames > 1 else set())
+    model = TwoStream(size, config.method.masked, codes, objectives & {"mvm", "mlm"})
     step = CotsStep(
         model=model,
         method=config.method,
@@ -58,7 +59,7 @@ def planned_step(
         augmentation=augmentation_of(config.augmentation, size.vision),
         optimizer=make_optimizer(config.optimizer),
         mesh=mesh,
-        active=frozenset(OBJECTIVES),
+        active=objectives,
         paused=frozenset(),
         image_tokenizer=image_tokenizer,
         accumulate=config.hardware.accumulate,
@@ -83,7 +84,7 @@ def _batch(config: Config, model: TwoStream, *, ids: bool) -> Batch:
         return jax.ShapeDtypeStruct((b, *shape), kind)
 
     return Batch(
-        image=array(jnp.uint8, 1, vision.image_size, vision.image_size, 3),
+        image=array(jnp.uint8, config.data.frames, vision.image_size, vision.image_size, 3),
         image_mask=array(jnp.bool_, vision.tokens),
         text=array(jnp.int32, l),
         text_length=array(jnp.int32),

@@ -13,7 +13,7 @@ import pytest
 from doors import PROJECT
 from prepare_cases import ids, jpeg, rejects, write_tar
 
-from cots_jax.data.prepare import fill, shards, traces
+from cots_jax.data.prepare import kept, shards, traces
 from cots_jax.data.prepare.pictures import normalise_picture
 from cots_jax.data.prepare.twins import Duplicates
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
@@ -64,7 +64,7 @@ def _dies_at(monkeypatch, number: int) -> list[bytes]:
         decoded.append(data)
         return normalise_picture(data, longest_side)
 
-    monkeypatch.setattr(fill, "normalise_picture", decode)
+    monkeypatch.setattr(kept, "normalise_picture", decode)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     return decoded
 
@@ -206,10 +206,10 @@ def test_any_number_of_threads_gives_the_same(source, tmp_path, monkeypatch):
 def test_killed_by_the_system(source, tmp_path):
     flags = ["webdataset", f"--source={source}", "--out=out"]
     program = (
-        "import sys, time; from cots_jax import prepare; from cots_jax.data.prepare import fill, "
-        f"shards; shards.SHARD_BYTES = {SMALL}; real = fill.normalise_picture\n"
+        "import sys, time; from cots_jax import prepare; from cots_jax.data.prepare import kept, "
+        f"shards; shards.SHARD_BYTES = {SMALL}; real = kept.normalise_picture\n"
         "def slow(data, side): time.sleep(0.1); return real(data, side)\n"
-        "fill.normalise_picture = slow; sys.argv = ['prepare', *sys.argv[1:]]; "
+        "kept.normalise_picture = slow; sys.argv = ['prepare', *sys.argv[1:]]; "
         "sys.exit(prepare.main())"
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image tower: patches, the mask embedding, frames, the unit vector."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,6 +12,7 @@ import quick
 
 from cots_jax.models.transformer import Norm, TransformerConfig
 from cots_jax.models.vision import ImageTower, VisionConfig, patches, unit
+from cots_jax.switches import FrameMean
 
 STACK = TransformerConfig(layers=1, width=8, heads=2, mlp=16)
 CONFIG = VisionConfig(image_size=12, patch=4, transformer=STACK, embed_dim=6)
@@ -103,21 +105,49 @@ def test_the_mask_embedding_stands_at_masked_patches_only():
     assert differs(before.tokens[1], after.tokens[1])
 
 
-def test_frames_are_averaged():
-    """Three equal frames are one picture; the joint feature is the unit mean of [CLS] projected."""
+def encode_frames(where, image):
+    config = dataclasses.replace(CONFIG, frame_mean=where)
+    call = quick.jit(lambda params, image: ImageTower(config).apply({"params": params}, image))
+    return call(params(), image)
+
+
+def unit_rows(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("where", list(FrameMean))
+def test_frames_are_averaged(where):
+    """Against the tower's own outputs on one frame at a time."""
+    film = pictures(t=3)
+    film[:, 1] *= 7  # frames whose vectors differ in length
+    found = encode_frames(where, film)
+    frames = [encode(film[:, frame : frame + 1]) for frame in range(3)]
+    cls = np.mean([frame.cls for frame in frames], axis=0)
+    np.testing.assert_allclose(found.cls, cls, rtol=1e-10)
+    assert found.tokens.shape == (2, 3 * n, 8)
+    if where is FrameMean.JOINT:
+        mean = np.mean([frame.joint for frame in frames], axis=0)
+    else:
+        mean = cls @ params()["projection"]["kernel"] + params()["projection"]["bias"]
+    np.testing.assert_allclose(found.joint, unit_rows(mean), rtol=1e-10)
+    other = next(x for x in FrameMean if x is not where)
+    assert differs(found.joint, encode_frames(other, film).joint)
+
+
+@pytest.mark.parametrize("where", list(FrameMean))
+def test_equal_frames_are_one_picture(where):
     still = pictures()
-    film = np.repeat(still, 3, axis=1)
-    one, three = encode(still), encode(film)
-    np.testing.assert_allclose(one.joint, three.joint, rtol=1e-10)
-    assert three.tokens.shape == (2, 3 * n, 8)
-    film = pictures(t=2)
-    frames = [encode(film[:, frame : frame + 1]).cls for frame in range(2)]
-    found = encode(film)
-    np.testing.assert_allclose(found.cls, (frames[0] + frames[1]) / 2, rtol=1e-10)
-    projection = params()["projection"]
-    raw = np.asarray(found.cls) @ projection["kernel"] + projection["bias"]
-    wanted = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    np.testing.assert_allclose(found.joint, wanted, rtol=1e-10)
+    film = encode_frames(where, np.repeat(still, 3, axis=1))
+    np.testing.assert_allclose(film.joint, encode(still).joint, rtol=1e-10)
+    one = encode_frames(where, still)
+    assert np.array_equal(one.joint, encode_frames(FrameMean.CLS, still).joint)
+
+
+def test_the_order_of_frames_does_not_matter():
+    film = pictures(t=3)
+    for where in FrameMean:
+        found = encode_frames(where, film).joint, encode_frames(where, film[:, ::-1]).joint
+        np.testing.assert_allclose(*found, rtol=1e-10)
 
 
 def test_a_post_norm_tower_has_no_final_norm():

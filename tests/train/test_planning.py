@@ -121,6 +121,18 @@ def test_the_queue_is_counted_column_by_column() -> None:
     assert 4 <= (long - short) / (2 * E * columns) <= 12
 
 
+def test_frames_cost_the_image_tower_alone() -> None:
+    """Each one four passes: momentum, online, and its gradients."""
+    small = ("--config.model=photo-64", "--config.data.text_length=14")
+    small += ("--config.method.weight_mvm=0", "--config.method.queue_length=64")
+    two, four = (flops(*small, f"--config.data.frames={t}") for t in (2, 4))
+    model = planned(*small, "--config.data.frames=2").step.model
+    towers = jax.eval_shape(model.init_towers, jax.random.key(0))
+    pixels = jax.ShapeDtypeStruct((1, 1, 64, 64, 3), np.float32)
+    image = count_flops(model.encode_image, towers, pixels)
+    assert abs((four - two) - 2 * 4 * image) < 0.03 * (four - two)
+
+
 def test_making_codes_online_costs_what_the_encoder_costs() -> None:
     config, dalle = config_of(), DalleConfig()
     without = planned()

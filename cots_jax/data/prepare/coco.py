@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cots_jax.data.prepare.captions import Repeats
 from cots_jax.data.prepare.fill import Source, prepare_source
+from cots_jax.data.prepare.images import Images
 from cots_jax.data.prepare.json_stream import list_elements
 from cots_jax.data.prepare.samples import BadRow
 from cots_jax.data.prepare.settings import Settings, require_file
@@ -48,7 +49,7 @@ def prepare_coco(out: pathlib.Path, options: CocoOptions) -> Prepared:
         "coco",
         arguments | images_arguments(options.images, out),
         lambda: table_units(
-            coco_rows(options.captions), options.images, options.held_out, Repeats.KEEP
+            coco_rows(options.captions), Images(options.images), options.held_out, Repeats.KEEP
         ),
         ",".join(map(str, options.captions)),
     )

@@ -96,10 +96,11 @@ def _pictures(records: Sequence[Record]) -> str:
 def _figure(record: Record) -> str:
     # captions of any script: `auto` sets each in its own direction
     captions = "".join(f'<li dir="auto">{_text(caption)}</li>' for caption in record.captions)
+    frames = f", {len(record.frames)} frames" if record.frames else ""
     return (
         f'<figure><div><img src="{_thumbnail(record.image)}" alt="{_text(record.captions[0])}">'
         f"</div><figcaption><ul>{captions}</ul>"
-        f'<span class="id"><bdi>{_text(record.id)}</bdi></span></figcaption></figure>'
+        f'<span class="id"><bdi>{_text(record.id)}</bdi>{frames}</span></figcaption></figure>'
     )
 
 

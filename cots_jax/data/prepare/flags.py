@@ -14,10 +14,12 @@ from cots_jax.data.prepare.img2dataset import Img2datasetOptions, prepare_img2da
 from cots_jax.data.prepare.inspection import Inspection, inspect
 from cots_jax.data.prepare.karpathy import KarpathyOptions, prepare_karpathy
 from cots_jax.data.prepare.merge import merge_parts
+from cots_jax.data.prepare.msrvtt import MsrvttOptions, prepare_msrvtt
 from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
 from cots_jax.data.prepare.settings import Settings
 from cots_jax.data.prepare.tasks import parse_task
 from cots_jax.data.prepare.twins import Duplicates
+from cots_jax.data.prepare.videos import FRAMES, VideosOptions, prepare_videos
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
 from cots_jax.data.prepare.write import Prepared
 
@@ -42,6 +44,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     emoji.set_defaults(make=prepare_emoji)
     _table_sources(source)
     _file_sources(source)
+    _video_sources(source)
     merge = kinds.add_parser("merge", parents=[door], help="join the parts that --task has made")
     merge.set_defaults(make=merge_parts)
     found = kinds.add_parser("inspect", help="what is in a prepared folder, with a contact sheet")
@@ -84,6 +87,26 @@ def _file_sources(source: Callable[[str, Make, str], Add]) -> None:
     add = source("hf", make, "a Hugging Face dataset on this disk")
     _add_source(add, "a folder of parquet or Arrow files, or one of them")
     _add_columns(add)
+
+
+def _video_sources(source: Callable[[str, Make, str], Add]) -> None:
+    """Captions in a file, videos by their names in it."""
+    add = source("videos", _with(VideosOptions, prepare_videos), "your own videos")
+    add("--captions", required=True, type=pathlib.Path, help="a CSV, TSV, JSONL or parquet file")
+    _add_videos(add)
+    add("--video_column", help="where the names of the columns do not say it")
+    add("--caption_column", help="where the names of the columns do not say it")
+    make = _with(MsrvttOptions, prepare_msrvtt)
+    add = source("msrvtt", make, "MSR-VTT by the lists that papers report")
+    add("--annotation", required=True, type=_paths, help="…_videodatainfo.json,… or their zips")
+    _add_videos(add)
+    add("--list", type=_paths, default=(), help="MSRVTT_train.9k.csv,MSRVTT_JSFUSION_test.csv or "
+        "the like (default: the annotation's own splits)")  # fmt: skip
+
+
+def _add_videos(add: Add) -> None:
+    add("--videos", required=True, type=pathlib.Path, help="a folder of video files")
+    add("--frames", type=int, default=FRAMES, help=f"kept of a video (default {FRAMES})")
 
 
 def _add_images(add: Add) -> None:

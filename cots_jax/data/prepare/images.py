@@ -27,7 +27,7 @@ def safe_name(name: str) -> str:
     return "/".join(parts)
 
 
-class _Names:
+class Names:
     """Finds a source's picture by the name in a table: the same one, or the only one whose path
     ends with it, or with which it ends (`images/x.jpg` and `x.jpg`)."""
 
@@ -71,13 +71,19 @@ def _size(path: pathlib.Path) -> int:
         return -1
 
 
-def read_below(root: pathlib.Path, name: str) -> bytes:
-    """The bytes of a picture in a resolved folder; PictureError, also where it leads out of it."""
+def path_below(root: pathlib.Path, name: str) -> pathlib.Path:
+    """Where a file of a resolved folder really lies; PictureError where that is not in it."""
     path = pathlib.Path(os.path.realpath(root / name))  # `resolve` raises on loops
     if not path.is_relative_to(root):
         raise PictureError("picture_outside_folder")
     if not path.is_file():
         raise PictureError("picture_missing")
+    return path
+
+
+def read_below(root: pathlib.Path, name: str) -> bytes:
+    """The bytes of a picture in a resolved folder; PictureError, also where it leads out of it."""
+    path = path_below(root, name)
     if path.stat().st_size > MAX_BYTES:
         raise PictureError("picture_too_large")
     try:
@@ -87,19 +93,24 @@ def read_below(root: pathlib.Path, name: str) -> bytes:
 
 
 class FolderImages:
-    """Pictures of a folder and those below it; links that lead out of it are not followed."""
+    """Files of a folder and those below it; links that lead out of it are not followed."""
 
     def __init__(self, root: pathlib.Path):
         self._root = root.resolve()
-        self._names = _Names(
+        self.names = [
             f"{folder}/{file}"[len(str(self._root)) + 1 :].replace(os.sep, "/")
             for folder, _, files in os.walk(self._root)
             for file in files
-        )
+        ]
+        self._names = Names(self.names)
 
     def locate(self, name: str) -> str:
         """The path below the folder that a table's name stands for; PictureError."""
         return self._names.find(safe_name(name))
+
+    def path(self, located: str) -> pathlib.Path:
+        """Where a located file really lies; PictureError."""
+        return path_below(self._root, located)
 
     def read(self, located: str) -> bytes:
         """The bytes of a located picture; PictureError."""
@@ -135,7 +146,7 @@ class TarImages:
                 f"--images={path} is no whole uncompressed tar ({error}): give a folder or a tar, "
                 "decompressed (`gunzip FILE.tar.gz`) so that it can be read in any order"
             ) from error
-        self._names = _Names(self._spans)
+        self._names = Names(self._spans)
 
     def locate(self, name: str) -> str:
         """The member that a table's name stands for; PictureError."""
@@ -158,6 +169,8 @@ class TarImages:
 
 class Images:
     """A folder or a tar of pictures, as a context manager."""
+
+    in_two_splits = "picture_in_two_splits"  # the reason
 
     def __init__(self, path: pathlib.Path):
         if not path.exists():

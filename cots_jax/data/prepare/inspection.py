@@ -75,11 +75,13 @@ def _measure(split: Split) -> dict[str, Any]:
     records = [_sizes(split.record(i)) for i in rows]
     captions = [words for record in records for words in record["captions"]]
     shards = [shard for shard in split.facts["shards"] if shard["split"] == split.split]
+    frames = {"frames": _spread([r["frames"] for r in records])} if split.frames else {}
     return {
         **split.facts["splits"][split.split],
         "bytes": sum(shard["bytes"] for shard in shards),
         "captions_per_picture": _spread(split.captions_per_record),
         "sampled": len(rows),
+        **frames,
         "width": _spread([record["width"] for record in records]),
         "height": _spread([record["height"] for record in records]),
         "picture_bytes": _spread([record["bytes"] for record in records]),
@@ -95,6 +97,7 @@ def _sizes(record: Record) -> dict[str, Any]:
         "width": width,
         "height": height,
         "bytes": len(record.image),
+        "frames": len(record.frames),
         "captions": record.captions,
     }
 
@@ -107,18 +110,20 @@ def _spread(values: Sequence[int] | np.ndarray) -> dict[str, int | float]:
 
 
 def _lines(name: str, found: dict[str, Any]) -> Iterator[str]:
+    noun = "videos" if "frames" in found else "pictures"
     yield (
-        f"{name}: {found['records']:,} pictures, {found['pairs']:,} pairs, "
+        f"{name}: {found['records']:,} {noun}, {found['pairs']:,} pairs, "
         f"{found['shards']} shards of {found['bytes'] / 2**20:,.1f} MiB together"
     )
-    for what in ("captions_per_picture", "caption_words", "caption_characters", "width", "height"):
+    sizes = ("captions_per_picture", "caption_words", "caption_characters", "width", "height")
+    for what in (*(["frames"] if "frames" in found else []), *sizes):
         spread = found[what]
         yield (
             f"  {what.replace('_', ' ')}: {spread['least']} to {spread['most']}, "
             f"median {spread['median']}, 95 % up to {spread['p95']}"
         )
     if found["sampled"] < found["records"]:
-        yield f"  (sizes and lengths of {found['sampled']:,} pictures, evenly spaced)"
+        yield f"  (sizes and lengths of {found['sampled']:,} {noun}, evenly spaced)"
 
 
 def _by_count(drops: dict[str, int]) -> list[tuple[str, int]]:

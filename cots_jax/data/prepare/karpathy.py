@@ -12,6 +12,7 @@ from typing import Any
 
 from cots_jax.data.prepare.captions import Repeats
 from cots_jax.data.prepare.fill import Source, prepare_source
+from cots_jax.data.prepare.images import Images
 from cots_jax.data.prepare.json_stream import list_elements
 from cots_jax.data.prepare.samples import BadRow
 from cots_jax.data.prepare.settings import Settings, require_file
@@ -45,7 +46,7 @@ def prepare_karpathy(out: pathlib.Path, options: KarpathyOptions) -> Prepared:
         "karpathy",
         arguments | images_arguments(options.images, out),
         lambda: table_units(
-            karpathy_rows(captions), options.images, options.held_out, Repeats.KEEP
+            karpathy_rows(captions), Images(options.images), options.held_out, Repeats.KEEP
         ),
         str(captions),
     )

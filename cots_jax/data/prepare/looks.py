@@ -48,7 +48,12 @@ def look_of(image: bytes) -> Look:
 def digest_number(data: bytes) -> int:
     """The first 64 bits of the sha256: among 10 million pictures a chance of 3 in a million that
     any two agree by accident."""
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+    return number_of(hashlib.sha256(data).digest())
+
+
+def number_of(digest: bytes) -> int:
+    """The first 64 bits of a sha256."""
+    return int.from_bytes(digest[:8], "big")
 
 
 class Looks:

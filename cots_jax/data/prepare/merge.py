@@ -89,7 +89,8 @@ def _plan(parts: Sequence[pathlib.Path], facts: Sequence[dict[str, Any]]) -> Pla
     """What a run without tasks would have been asked for; UserError where the parts differ."""
     plans = [
         Plan(found["name"], found["kind"], found["licence"], found["longest_side"],
-             {key: value for key, value in found["arguments"].items() if key != TASK})
+             {key: value for key, value in found["arguments"].items() if key != TASK},
+             frames=found.get("frames", 0))
         for found in facts
     ]  # fmt: skip
     for part, plan in zip(parts, plans):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cots_jax.data.prepare.captions import Repeats
 from cots_jax.data.prepare.fill import Source, prepare_source
+from cots_jax.data.prepare.images import Images
 from cots_jax.data.prepare.settings import Settings, require_file
 from cots_jax.data.prepare.shards import file_digest
 from cots_jax.data.prepare.sources import Columns, read_table
@@ -39,7 +40,9 @@ def prepare_pairs(out: pathlib.Path, options: PairsOptions) -> Prepared:
     source = Source(
         "pairs",
         arguments,
-        lambda: table_units(read_table(captions, columns), images, options.held_out, Repeats.DROP),
+        lambda: table_units(
+            read_table(captions, columns), Images(images), options.held_out, Repeats.DROP
+        ),
         str(captions),
     )
     return prepare_source(out, source, options)

@@ -71,6 +71,11 @@ def _normalise(data: bytes, longest_side: int) -> bytes:
         if picture.format == "JPEG" and picture.mode == "RGB" and fits and turn is None:
             return data
         rgb = to_rgb(picture)
+    return small_jpeg(rgb, turn, longest_side)
+
+
+def small_jpeg(rgb: Image.Image, turn: Image.Transpose | None, longest_side: int) -> bytes:
+    """JPEG bytes of an RGB picture, turned and shrunk to at most `longest_side` pixels."""
     rgb = rgb if turn is None else rgb.transpose(turn)
     rgb.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
     out = io.BytesIO()

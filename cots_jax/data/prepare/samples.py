@@ -4,6 +4,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from cots_jax.data.prepare.video import VideoFile
+
 
 @dataclass(frozen=True)
 class BadRow:
@@ -17,14 +19,14 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with all its captions."""
+    """One picture or video with all its captions."""
 
     id: str
     captions: tuple[str, ...]  # cleaned
     raw_captions: tuple[str, ...]
     split: str | None  # None: the held-out part of the ids decides
     source_row: str
-    read: Callable[[], bytes]  # the picture's file; PictureError; called in any thread
+    read: Callable[[], bytes | VideoFile]  # the file; PictureError; called in any thread
     group: str | None = None  # of pictures that are no negatives of each other; None: its own
 
 

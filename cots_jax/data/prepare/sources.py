@@ -23,6 +23,7 @@ CAPTION_COLUMNS = (
     "captions", "caption", "text", "texts", "sentence", "sentences", "comment", "description",
     "title",
 )  # fmt: skip
+VIDEO_COLUMNS = ("video", "video_path", "video_name", "video_file", "video_id", "clip")
 SPLIT_COLUMN = "split"
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 DELIMITERS = (",", "\t", "|", ";")
@@ -32,8 +33,10 @@ DELIMITERS = (",", "\t", "|", ";")
 class Columns:
     """Which columns hold what; None where it is to be found by its name."""
 
-    image: str | None = None
+    image: str | None = None  # or the video
     caption: str | None = None
+    known: tuple[str, ...] = IMAGE_COLUMNS  # what the column of the picture may be called
+    flag: str = "image_column"  # that names it
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Found:
 
 def _find_columns(names: list[str], columns: Columns, has_splits: bool) -> Found:
     return Found(
-        column_named(names, columns.image, IMAGE_COLUMNS, "image_column"),
+        column_named(names, columns.image, columns.known, columns.flag),
         column_named(names, columns.caption, CAPTION_COLUMNS, "caption_column"),
         has_splits,
     )

@@ -4,7 +4,7 @@
 import functools
 import pathlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,12 @@ from cots_jax.data.prepare.splits import (
     place,
     train_last,
 )
+from cots_jax.data.prepare.video_files import Videos
 from cots_jax.errors import UserError
 
 UNIT = 1000  # pictures; own choice
+
+Finder = Images | Videos
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Item:
     located: str
     captions: Captions = field(default_factory=Captions)
 
-    def sample(self, images: Images) -> Sample:
+    def sample(self, images: Finder) -> Sample:
         """The picture with its captions, to be read when it is decoded."""
         read = functools.partial(images.read, self.located)
         texts = tuple(self.captions.cleaned), tuple(self.captions.raw)
@@ -51,7 +54,7 @@ class Gathered:
     rejects: list[BadRow]
 
 
-def gather(rows: Iterable[Row | BadRow], images: Images, repeats: Repeats) -> Gathered:
+def gather(rows: Iterable[Row | BadRow], images: Finder, repeats: Repeats) -> Gathered:
     """The table's pictures in the order of first mention, each with its good captions."""
     items: dict[str, Item] = {}
     rejects: list[BadRow] = []
@@ -66,7 +69,7 @@ def gather(rows: Iterable[Row | BadRow], images: Images, repeats: Repeats) -> Ga
             continue
         item = items.setdefault(located, Item(row.image, row.split, row.source_row, located))
         if item.split != row.split:
-            rejects.append(BadRow("picture_in_two_splits", row.source_row, row.image))
+            rejects.append(BadRow(images.in_two_splits, row.source_row, row.image))
             continue
         for raw in row.captions:
             add_caption(item.captions, raw, row.source_row, row.image, repeats)
@@ -95,20 +98,24 @@ def assign_splits(items: list[Item], held_out: float) -> None:
 
 @contextmanager
 def table_units(
-    rows: Iterable[Row | BadRow], images: pathlib.Path, held_out: float, repeats: Repeats
+    rows: Iterable[Row | BadRow],
+    images: AbstractContextManager[Finder],
+    held_out: float,
+    repeats: Repeats,
+    unit: int = UNIT,
 ) -> Iterator[list[Unit]]:
-    """The units of a table whose pictures lie in a folder or a tar; the splits that are not
-    trained on come first."""
-    with Images(images) as opened:
+    """The units of a table whose pictures or videos lie in a folder or a tar; the splits that are
+    not trained on come first."""
+    with images as opened:
         gathered = gather(rows, opened, repeats)
         items = gathered.items
         assign_splits(items, held_out)
         items.sort(key=lambda item: train_last(item.split))
 
         def samples(first: int) -> Iterator[Sample | BadRow]:
-            return (item.sample(opened) for item in items[first : first + UNIT])
+            return (item.sample(opened) for item in items[first : first + unit])
 
-        parts = [functools.partial(samples, first) for first in range(0, len(items), UNIT)]
+        parts = [functools.partial(samples, first) for first in range(0, len(items), unit)]
         yield [lambda: iter(gathered.rejects), *parts]
 
 

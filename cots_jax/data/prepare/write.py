@@ -30,7 +30,14 @@ from cots_jax.data.prepare.shards import (
     shard_facts,
 )
 from cots_jax.data.prepare.traces import Finished, Trace, finished_shards, trace_file
-from cots_jax.data.records import FACTS_FILE, REJECTS_FILE, SCHEMA_VERSION, Record, read_facts
+from cots_jax.data.records import (
+    FACTS_FILE,
+    REJECTS_FILE,
+    SCHEMA_VERSION,
+    VIDEO_SCHEMA_VERSION,
+    Record,
+    read_facts,
+)
 from cots_jax.errors import UserError
 
 MARKER_FILE = "preparing.json"
@@ -55,11 +62,14 @@ class Plan:
     longest_side: int  # pixels
     arguments: dict[str, Any]
     role: Role = Role.WHOLE
+    frames: int = 0  # the most of a video; 0: pictures
+    decoder: str = ""  # of videos, with its version
 
     def marker(self) -> str:
         """What an interrupted run must have in common with one that goes on with its shards."""
         same = {"name": self.name, "kind": self.kind, "arguments": self.arguments}
-        return json.dumps({**same, "pillow": PIL.__version__}) + "\n"
+        decoders = {"pillow": PIL.__version__} | ({"video": self.decoder} if self.decoder else {})
+        return json.dumps(same | decoders) + "\n"
 
 
 class Shards(StrEnum):
@@ -86,8 +96,9 @@ class Prepared:
 
     def summary(self) -> str:
         """What the folder holds, in one line."""
+        noun = "videos" if self.facts.get("frames") else "pictures"
         splits = ", ".join(
-            f"{name} {counts['records']:,} pictures / {counts['pairs']:,} pairs"
+            f"{name} {counts['records']:,} {noun} / {counts['pairs']:,} pairs"
             for name, counts in self.facts["splits"].items()
         )
         return f"{self.folder} {self.outcome}: {splits}; {drops_in_words(self.facts['drops'])}"
@@ -170,11 +181,12 @@ class FolderWriter:
         names = sorted(self._splits)
         shards = [shard for name in names for shard in self._splits[name].finish()]
         facts = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": VIDEO_SCHEMA_VERSION if plan.frames else SCHEMA_VERSION,
             "name": plan.name,
             "kind": plan.kind,
             "licence": plan.licence,
             "longest_side": plan.longest_side,
+            **({"frames": plan.frames} if plan.frames else {}),
             "arguments": plan.arguments,
             "splits": {name: self._splits[name].counts() for name in names},
             "groups": self._group_count,
