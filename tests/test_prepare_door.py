@@ -85,7 +85,7 @@ def test_every_source_has_its_flags(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         _run(monkeypatch, "--help")
     said = capsys.readouterr().out
-    for kind in ("emoji", "pairs", "karpathy", "coco", "webdataset", "img2dataset", "hf"):
+    for kind in ("emoji", "pairs", "karpathy", "coco", "webdataset", "img2dataset", "hf", "tfds"):
         assert f"    {kind} " in said
         with pytest.raises(SystemExit) as stop:
             _run(monkeypatch, kind, "--help")
