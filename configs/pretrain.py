@@ -52,6 +52,7 @@ def get_config(names: str = "") -> ConfigDict:
     config.image_tokenizer = ""  # codes come with the shards; name the encoder to make them here
     config.data = ConfigDict(
         {
+            # as many epochs of each; FOLDER#SPLIT*3 is three times as many, *20% of all rows
             "train": ",".join(f"data/{source}#train" for source in SOURCES[data]),
             "eval": "data/coco#val",  # O
             "prepare": "python -m cots_jax.prepare pairs --captions=captions.jsonl "

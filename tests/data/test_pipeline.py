@@ -24,6 +24,7 @@ from cots_jax.data.pipeline import (
 from cots_jax.data.prepare.write import Plan, prepare_folder
 from cots_jax.data.records import Record
 from cots_jax.data.tokenizer import train_wordpiece
+from cots_jax.data.weights import Weight
 from cots_jax.errors import UserError
 
 WORDS = ["red", "green", "blue", "dog", "cat", "bird", "runs", "sleeps", "sings", "here", "there"]
@@ -119,7 +120,7 @@ def test_a_batch_holds_what_the_records_say(make, tokenizer):
 
 def test_sources_come_as_they_weigh(folder, tokenizer):
     """40 and 14 pairs at 1 and 5: 70 of 110 rows are of the second."""
-    sources = [Source(folder, "train"), Source(folder, "more", 5.0)]
+    sources = [Source(folder, "train"), Source(folder, "more", Weight(5.0))]
     with PairTable(sources, tokenizer, size=SIZE, length=LENGTH) as table:
         whole = _take(_train(table, batch=64), 32)
         again = _take(_train(table, batch=64, rows=slice(8, 24)), 2)
