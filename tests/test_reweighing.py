@@ -43,10 +43,10 @@ def test_a_run_goes_on_with_other_weights_and_one_more_source(stopped: pathlib.P
     changed = newest(stopped / "run").step
     whole = copy(stopped, "whole")
     said = go(stopped, AFTER, "whole")
-    assert f"from step {changed} on, sources weigh 3.0, 50.0%" in said.err
+    assert f"from step {changed} on, other weights: {AFTER}" in said.err
     end = newest(whole)
     kept = checkpoint.read_fact(end.path, "data")["segments"]
-    assert kept == [[0, ["1.0"]], [BATCH * changed, ["3.0", "50.0%"]]]
+    assert kept == [[0, ["1"]], [BATCH * changed, ["3", "50%"]]]
     filter = checkpoint.restore(end.path, "method")["filter"]
     rows = (40 - changed) * BATCH
     assert filter["count"].sum() == 40 * BATCH
@@ -57,7 +57,7 @@ def test_a_run_goes_on_with_other_weights_and_one_more_source(stopped: pathlib.P
     go(stopped, AFTER, "disturbed", stop="step 25/40")
     assert changed < newest(disturbed).step < 40
     shutil.rmtree(newest(disturbed).path)
-    assert "sources weigh" not in go(stopped, AFTER, "disturbed").err
+    assert "other weights" not in go(stopped, AFTER, "disturbed").err
     found = harness.fingerprint(disturbed)
     assert found["step"] == "40"
     assert harness.differences(harness.fingerprint(whole), found) == []
@@ -68,7 +68,7 @@ def test_it_goes_on_with_the_old_ones_as_if_nothing_was(stopped: pathlib.Path) -
     """Changed and changed back before a checkpoint: nothing was consumed in between."""
     undisturbed = copy(stopped, "undisturbed")
     go(stopped, BEGUN, "undisturbed")
-    assert checkpoint.read_fact(newest(undisturbed).path, "data")["segments"] == [[0, ["1.0"]]]
+    assert checkpoint.read_fact(newest(undisturbed).path, "data")["segments"] == [[0, ["1"]]]
     again = copy(stopped, "again")
     go(stopped, f"{BEGUN}*4", "again")  # one source: whatever it weighs
     one, other = (checkpoint.restore(newest(run).path, "towers") for run in (undisturbed, again))

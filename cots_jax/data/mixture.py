@@ -36,11 +36,6 @@ class Segment:
     start: int
     weights: tuple[Weight, ...]
 
-    @property
-    def said(self) -> str:
-        """The weights in the order of the sources."""
-        return ", ".join(map(str, self.weights))
-
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
@@ -178,7 +173,7 @@ def go_on(
 
 
 def segments_to_json(segments: Sequence[Segment]) -> list[Any]:
-    """[[start, ["3.0", "50.0%", …]], …], which JSON holds exactly."""
+    """[[start, ["3", "50%", …]], …], which JSON holds exactly."""
     return [[one.start, [str(weight) for weight in one.weights]] for one in segments]
 
 

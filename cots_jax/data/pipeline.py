@@ -40,6 +40,12 @@ class Source:
     split: str
     weight: Weight = ONCE
 
+    @property
+    def written(self) -> str:
+        """As a config names it."""
+        weight = "" if self.weight == ONCE else f"*{self.weight}"
+        return f"{self.folder}#{self.split}{weight}"
+
 
 class PairTable:
     """All (image, caption) pairs of some sources as one table; safe in threads.

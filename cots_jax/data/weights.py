@@ -44,7 +44,8 @@ class Weight:
         return cls(value, Measure.TIMES if number == text else Measure.PERCENT)
 
     def __str__(self) -> str:
-        return f"{self.value!r}%" if self.measure is Measure.PERCENT else repr(self.value)
+        number = repr(self.value).removesuffix(".0")
+        return f"{number}%" if self.measure is Measure.PERCENT else number
 
 
 ONCE = Weight()

@@ -93,7 +93,8 @@ def _run(
     # ------------------------------------------------------------ data: made after the restore
     segments = go_on(weighed, start * config.batch, weights)
     if weighed and segments != weighed:
-        progress.note(f"from step {start} on, sources weigh {segments[-1].said}")
+        now = ",".join(source.written for source in task.table.sources)
+        progress.note(f"from step {start} on, other weights: {now}")
     batches = iter(task.batches(segments))
     if position is not None:
         batches.set_state(position)

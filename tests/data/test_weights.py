@@ -59,10 +59,10 @@ def test_none_of_a_source():
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        (("0", "0"), r"all sources have the weight 0 \(0\.0, 0\.0\): raise one"),
-        (("100%", "1"), r"100\.0%, 1\.0 leave no rows to the sources without a per cent"),
+        (("0", "0"), r"all sources have the weight 0 \(0, 0\): raise one"),
+        (("100%", "1"), r"100%, 1 leave no rows to the sources without a per cent"),
         (("60%", "60%"), r"add up to 120 %: make them 100 %"),
-        (("50%",), r"50\.0% add up to 50 %: make them 100 %, or leave one"),
+        (("50%",), r"50% add up to 50 %: make them 100 %, or leave one"),
         (("30%", "30%", "0"), r"add up to 60 %"),
         (("1e-6", "1"), r"a#train would have 1\.00e-06 of the rows, less than one in 8,192"),
     ],
