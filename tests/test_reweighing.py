@@ -64,13 +64,13 @@ def test_a_run_goes_on_with_other_weights_and_one_more_source(stopped: pathlib.P
 
 
 @pytest.mark.slow
-def test_it_goes_on_with_the_old_ones_as_if_nothing_was(stopped: pathlib.Path) -> None:
-    """Changed and changed back before a checkpoint: nothing was consumed in between."""
+def test_a_change_that_is_none_moves_no_bit(stopped: pathlib.Path) -> None:
+    """One source, whatever it weighs."""
     undisturbed = copy(stopped, "undisturbed")
     go(stopped, BEGUN, "undisturbed")
     assert checkpoint.read_fact(newest(undisturbed).path, "data")["segments"] == [[0, ["1"]]]
     again = copy(stopped, "again")
-    go(stopped, f"{BEGUN}*4", "again")  # one source: whatever it weighs
+    go(stopped, f"{BEGUN}*4", "again")
     one, other = (checkpoint.restore(newest(run).path, "towers") for run in (undisturbed, again))
     np.testing.assert_array_equal(
         one["online"]["image"]["projection"]["kernel"],
