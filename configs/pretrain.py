@@ -23,6 +23,7 @@ from hardware import chosen, hardware
 from methods import METHODS, set_method
 from ml_collections import ConfigDict
 
+# As many epochs of each; FOLDER#SPLIT*3 would be three times as many, *20% a fifth of all rows.
 SOURCES = {
     "cc4m": ("cc3m", "sbu", "vg", "coco"),  # 4 M pictures, 5.3 M captions; R
     "cc14m": ("cc3m", "cc12m", "sbu", "vg", "coco"),  # 14 M pictures, 15.3 M captions; R

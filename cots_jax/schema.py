@@ -37,7 +37,7 @@ OF_THE_RUN = "init_from"  # data.tokenizer: that of the run that this one starts
 class DataConfig:
     """Prepared folders as `FOLDER#SPLIT`, several joined by commas."""
 
-    train: str
+    train: str  # FOLDER#SPLIT*3: three times as often; *25%: of all rows (data/weights.py)
     eval: str  # looked at during training; tune on these only
     test: str = ""  # looked at by `evaluate`
     prepare: str = ""  # the command that makes the folders, for the error where they are missing

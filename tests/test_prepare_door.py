@@ -93,7 +93,10 @@ def test_every_source_has_its_flags(monkeypatch, capsys):
         "webdataset",
         "img2dataset",
         "hf",
+        "tfds",
         "classes",
+        "videos",
+        "msrvtt",
     ):
         assert f"    {kind} " in said
         with pytest.raises(SystemExit) as stop:

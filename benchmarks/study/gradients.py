@@ -56,7 +56,7 @@ def pulls(config: Config, workdir: Path, batches: int) -> list[Pull]:
         gradients = _compiled(task)
         for step in steps:
             path = workdir / CHECKPOINTS / str(step)
-            state = task.restored(path, task.fresh())
+            state = task.restored(path, task.fresh(), len(task.table.sources))
             stream = iter(task.batches())
             stream.set_state(checkpoint.read_fact(path, "data")["iterator"])
             drawn = [jax.device_put(next(stream), by_rows(mesh)) for _ in range(batches)]

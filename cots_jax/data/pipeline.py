@@ -4,6 +4,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -26,9 +27,9 @@ from cots_jax.data.frames import (
 )
 from cots_jax.data.image_tokens import open_tokens, shared_facts
 from cots_jax.data.masking import blockwise_masks
-from cots_jax.data.mixture import Mixture, mixture_of
-from cots_jax.data.shuffle import shuffled
+from cots_jax.data.mixture import Mixture, Segment
 from cots_jax.data.tokenizer import Encoded, Tokenizer
+from cots_jax.data.weights import ONCE, Weight
 from cots_jax.errors import UserError
 from cots_jax.processes import WHOLE, Share
 from cots_jax.switches import Cache
@@ -42,14 +43,17 @@ Rows = TypeVar("Rows")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One prepared folder and the split of it that is read.
-
-    weight: how often its pairs come beside those of a source of weight 1.
-    """
+    """One prepared folder and the split of it that is read, and how much of it comes."""
 
     folder: str
     split: str
-    weight: float = 1.0
+    weight: Weight = ONCE
+
+    @property
+    def written(self) -> str:
+        """As a config names it."""
+        weight = "" if self.weight == ONCE else f"*{self.weight}"
+        return f"{self.folder}#{self.split}{weight}"
 
 
 class PairTable:
@@ -97,11 +101,11 @@ class PairTable:
         self.record_of_pair = table[:, 0]
         self.caption_of_pair = table[:, 1]
         self.source_of_pair = table[:, 2]
-        self.mixture = self._mixture()
         if not self.pairs:
             names = ", ".join(f"{source.folder}:{source.split}" for source in self.sources)
             raise UserError(f"no pairs in {names}")
         self._check_frames()
+        self.order(0)  # its errors come before pictures are read
         folders = [source.folder for source in sources]
         self.token_facts = shared_facts(folders, size, token_grid) if token_grid else None
         self._tokens = (
@@ -116,14 +120,10 @@ class PairTable:
         if self.cache == Cache.MEMORY:
             self._fill_memory(room, threads or os.cpu_count() or 1)
 
-    def _mixture(self) -> Mixture | None:
-        """None where all weigh alike: then an epoch is every pair once, in an order of its own."""
-        weights = [source.weight for source in self.sources]
-        if len(set(weights)) == 1:
-            return None
-        pairs = np.bincount(self.source_of_pair, minlength=len(weights))
-        names = [f"{source.folder}#{source.split}" for source in self.sources]
-        return mixture_of(pairs.tolist(), weights, names)
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """How much of each source comes."""
+        return tuple(source.weight for source in self.sources)
 
     def _check_frames(self) -> None:
         if self.frames > 1 and not any(split.frames for split in self._splits):
@@ -140,11 +140,16 @@ class PairTable:
         drawn = self._frame_choice is FrameChoice.DRAWN
         return split.frames if drawn else min(self.frames, split.frames)
 
-    def order(self, positions: np.ndarray, seed: int) -> Int32[np.ndarray, "b"]:
-        """The pairs at these positions of the endless training order."""
-        if self.mixture is None:
-            return shuffled(positions, seed, self.pairs).astype(np.int32)
-        return self.mixture(positions, seed).astype(np.int32)
+    @functools.cached_property
+    def pairs_of_source(self) -> tuple[int, ...]:
+        """How many pairs each source has."""
+        return tuple(np.bincount(self.source_of_pair, minlength=len(self.sources)).tolist())
+
+    def order(self, seed: int, segments: Sequence[Segment] = ()) -> Mixture:
+        """The endless training order of these segments; without any, as the sources weigh."""
+        names = tuple(f"{source.folder}#{source.split}" for source in self.sources)
+        found = tuple(segments) or (Segment(0, self.weights),)
+        return Mixture(self.pairs_of_source, names, found, seed)
 
     def __enter__(self) -> "PairTable":
         return self
@@ -312,10 +317,12 @@ def training_batches(
     *,
     masked: int,
     patch_side: int,
+    segments: Sequence[Segment] = (),
     rows: slice | None = None,
     threads: int = 4,
 ) -> grain.IterDataset[Batch]:
-    """An endless stream of shuffled batches: each pair once an epoch, or as sources weigh.
+    """An endless stream of shuffled batches: each pair once an epoch, or as sources weigh in
+    `segments` (in positions of pairs), and as the table's do where none are given.
 
     What stands at a position, its frames included, depends on the seed and the position alone: not
     on threads, nor on `rows`, the part of the global batch that this process reads. `iter(...)` of
@@ -324,10 +331,11 @@ def training_batches(
     first, stop, stride = (rows or slice(None)).indices(batch)
     if stride != 1 or first >= stop:
         raise ValueError(f"rows {rows} are not a run of the batch's {batch} rows")
+    order = table.order(seed, segments)
 
     def load(step: int) -> Batch:
         positions = np.arange(step * batch + first, step * batch + stop)
-        pairs = table.order(positions, seed)
+        pairs = order(positions).astype(np.int32)
         masks = _masks_of_rows(seed, step, first, stop, masked, patch_side)
         offsets = drawn_offsets(seed, positions, table.frames) if table.frames > 1 else None
         return load_pairs(table, pairs, masks, offsets)

@@ -2,15 +2,15 @@
 """How configs and flags name prepared data: `FOLDER#SPLIT`, several joined by commas.
 
 Training data may weigh: the pairs of `data/own#train*3` come three times as often as those of
-`data/web#train`, which is the same as `*1`.
+`data/web#train`, which is the same as `*1`; `data/own#train*50%` is half of all rows (weights.py).
 """
 
 import collections
-import math
 import pathlib
 from collections.abc import Sequence
 
 from cots_jax.data.pipeline import Source
+from cots_jax.data.weights import ONCE, Weight
 from cots_jax.errors import UserError
 
 TRAINING = "config.data.train"
@@ -22,15 +22,7 @@ def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
     Raises UserError where one is named twice or its folder is missing; `prepare` is the command
     that makes it.
     """
-    sources = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        folder, mark, split = part.rpartition("#")
-        split, star, weight = split.partition("*")
-        if not mark or not folder or not split:
-            raise UserError(f"{key} = {text!r}: write FOLDER#SPLIT, e.g. data/emoji#train")
-        if star and key != TRAINING:
-            raise UserError(f"{key} = {text!r}: only the sources of {TRAINING} may weigh")
-        sources.append(Source(folder, split, _weight(weight, text, key) if star else 1.0))
+    sources = read_sources(text, key)
     named = collections.Counter((source.folder, source.split) for source in sources)
     repeated = [name for name, times in named.items() if times > 1]
     if repeated:
@@ -43,14 +35,38 @@ def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
     return sources
 
 
-def _weight(written: str, text: str, key: str) -> float:
+def read_sources(text: str, key: str) -> list[Source]:
+    """What `text` says, whether or not it is there."""
+    sources = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        folder, mark, split = part.rpartition("#")
+        split, star, weight = split.partition("*")
+        if not mark or not folder or not split:
+            raise UserError(f"{key} = {text!r}: write FOLDER#SPLIT, e.g. data/emoji#train")
+        if star and key != TRAINING:
+            raise UserError(f"{key} = {text!r}: only the sources of {TRAINING} may weigh")
+        sources.append(Source(folder, split, _weight(weight, text, key) if star else ONCE))
+    return sources
+
+
+def _weight(written: str, text: str, key: str) -> Weight:
     try:
-        weight = float(written)
-    except ValueError:
-        weight = math.nan
-    if not math.isfinite(weight) or not 0 < weight <= 1e6:
-        raise UserError(f"{key} = {text!r}: the weight {written!r} is no number above 0")
-    return weight
+        return Weight.parse(written)
+    except ValueError as error:
+        raise UserError(
+            f"{key} = {text!r}: the weight {error}; write e.g. *3 (three times as often) or *25% "
+            "(of all rows)"
+        ) from error
+
+
+def same_sources(before: str, now: str) -> bool:
+    """Whether a run that began with `before` as training data may go on with `now`: the same
+    sources in the same order, with any weights, and others only behind them."""
+    old, new = (
+        [(source.folder, source.split) for source in read_sources(text, TRAINING)]
+        for text in (before, now)
+    )
+    return new[: len(old)] == old
 
 
 def lineage_of(sources: Sequence[Source], fingerprints: Sequence[str]) -> tuple[str, ...]:

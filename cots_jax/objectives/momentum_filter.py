@@ -9,6 +9,7 @@ pair stays when `s_i >= E - kappa * D`. First update, then judge.
 import math
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -37,6 +38,20 @@ def empty_filter(sources: int) -> FilterState:
     """Statistics of `sources` sources, nothing seen."""
     zero = jnp.zeros((sources,), jnp.float32)
     return FilterState(zero, zero, zero)
+
+
+def of_first_sources(state: FilterState, sources: int) -> FilterState:
+    """Those of the first `sources` sources, as shapes that are placed like the state."""
+
+    def first(leaf: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((sources,), leaf.dtype, sharding=leaf.sharding)
+
+    return jax.tree.map(first, state)
+
+
+def with_more_sources(state: FilterState, sources: int) -> FilterState:
+    """The statistics with those of sources behind them, of which nothing is seen yet."""
+    return jax.tree.map(lambda leaf: jnp.pad(leaf, (0, sources - leaf.shape[0])), state)
 
 
 def judge(

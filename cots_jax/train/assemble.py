@@ -13,7 +13,13 @@ from jax.sharding import Mesh
 
 from cots_jax.data.pipeline import PairTable, Source
 from cots_jax.data.records import open_split, read_facts
-from cots_jax.data.specs import lineage_of, parse_sources
+from cots_jax.data.specs import (
+    TRAINING,
+    lineage_of,
+    parse_sources,
+    read_sources,
+    same_sources,
+)
 from cots_jax.data.tokenizer import Tokenizer, load_tokenizer, train_wordpiece
 from cots_jax.errors import UserError, nearest
 from cots_jax.files import write_whole
@@ -53,6 +59,7 @@ FREE = frozenset(
     ]
 )
 PRECISION = "hardware.precision"
+SOURCES = "data.train"  # may have other weights, and more sources behind those it had
 ORIGIN = "origin.json"  # what the run that this one started from was trained on
 
 
@@ -93,6 +100,15 @@ def claimed(workdir: Path, config: Config) -> Generator[None]:
 def _same_run(before: Config, config: Config, workdir: Path) -> None:
     old, new = _flat(before.to_dict()), _flat(config.to_dict())
     keys = [key for key in old if old[key] != new[key] and key not in FREE]
+    if SOURCES in keys:
+        if not same_sources(old[SOURCES], new[SOURCES]):
+            raise UserError(
+                f"{workdir} was begun with {TRAINING} = {old[SOURCES]!r}, and here is "
+                f"{new[SOURCES]!r}: give its sources in the same order, with other weights if you "
+                "like (FOLDER#SPLIT*0 leaves one out) and more of them behind; or choose another "
+                "--workdir"
+            )
+        keys.remove(SOURCES)
     if keys == [PRECISION]:
         raise UserError(
             f"{workdir} was trained in {old[PRECISION]} on hardware row {old['hardware.row']}, and "
@@ -114,7 +130,7 @@ def same_origin(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Path
     Raises UserError where a run would go on from other rows, or from other words for its ids.
     """
     old, new = ((*f["lineage"], *f.get("fine_tuned_on", ())) for f in (before, now))
-    if old != new:
+    if new[: len(old)] != old:  # sources may have come behind
         raise UserError(
             f"{workdir} was trained on {', '.join(old)}, and here are "
             f"{', '.join(new)} (folder, split, fingerprint of the rows): bring the data "
@@ -147,7 +163,7 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
     Raises UserError before anything is trained, and before the workdir is bound to the config.
     """
     data = config.data
-    train = parse_sources(data.train, "config.data.train", data.prepare)
+    train = parse_sources(data.train, TRAINING, data.prepare)
     held_out = parse_sources(data.eval, "config.data.eval", data.prepare)
     prints = [read_facts(source.folder)["fingerprint"] for source in train]
     size, length, grid = _image_size(config), data.text_length, _token_grid(config)
@@ -168,7 +184,7 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
         sets = stack.enter_context(
             open_sets(held_out, tokenizer, size=size, length=length, frames=data.frames)
         )
-        clock = Clockwork(config.batch, table.pairs)
+        clock = Clockwork(config.batch, _pairs_of_an_epoch(table, workdir))
         total = clock.steps(config.duration, "config.duration")
         if total < 1:
             raise UserError(
@@ -192,6 +208,13 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
             note = {"trained_on": before.trained_on, "fine_tuned_on": before.fine_tuned_on}
             write_whole(workdir / ORIGIN, json.dumps(note, indent=1) + "\n")
         yield task
+
+
+def _pairs_of_an_epoch(table: PairTable, workdir: Path) -> int:
+    """Those of all sources that the run was begun with, so that no time moves for more of them."""
+    begun = read_config(workdir)
+    sources = read_sources(begun.data.train, TRAINING) if begun else table.sources
+    return sum(table.pairs_of_source[: len(sources)])
 
 
 def _before(config: Config, workdir: Path) -> Lineage | None:

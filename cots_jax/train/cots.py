@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jaxtyping import Array
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
 from cots_jax.data.masking import TextMasking, masked_count
+from cots_jax.data.mixture import Segment
 from cots_jax.data.pipeline import PairTable, training_batches
 from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer, text_masking
@@ -24,6 +26,7 @@ from cots_jax.data.transforms import moves
 from cots_jax.errors import UserError
 from cots_jax.image_tokenizer import ImageTokenizer
 from cots_jax.models.two_stream import Params, TwoStream, model_size
+from cots_jax.objectives.momentum_filter import of_first_sources, with_more_sources
 from cots_jax.objectives.total import OBJECTIVES, Terms
 from cots_jax.retrieval.embed import Preprocessing
 from cots_jax.retrieval.evaluation import (
@@ -182,12 +185,20 @@ class CotsTask:
             items["method"] = {"queue": state.method.queue, "filter": state.method.filter}
         return items
 
-    def restored(self, path: Path, like: State) -> State:
-        """The state of a checkpoint, placed like `like`."""
-        items = {name: checkpoint.restore(path, name, t) for name, t in self.trees(like).items()}
+    def restored(self, path: Path, like: State, sources: int) -> State:
+        """The state of a checkpoint, placed like `like`.
+
+        sources: how many there were then; the filter has seen nothing of those that came since.
+        """
+        trees = self.trees(like)
+        if like.method:
+            trees["method"]["filter"] = of_first_sources(like.method.filter, sources)
+        items = {name: checkpoint.restore(path, name, tree) for name, tree in trees.items()}
         params = {"towers": items["towers"]["online"], "heads": items["heads"]}
         method: Any = like.method
         if method:
+            known = with_more_sources(items["method"]["filter"], len(self.table.sources))
+            items["method"]["filter"] = jax.device_put(known, whole(self.mesh))
             method = Method(items["towers"]["momentum"], **items["method"])
         return State(params=params, method=method, **items["training"])
 
@@ -206,8 +217,8 @@ class CotsTask:
 
     # ---------------------------------------------------------------- steps
 
-    def batches(self) -> grain.IterDataset[Batch]:
-        """The endless training stream."""
+    def batches(self, segments: Sequence[Segment] = ()) -> grain.IterDataset[Batch]:
+        """The endless training stream, by the config's weights where no segments are given."""
         vision = self.model.config.vision
         masked = masked_count(vision.tokens, self.config.method.masked.image_ratio)
         return training_batches(
@@ -217,6 +228,7 @@ class CotsTask:
             masked=masked,
             patch_side=vision.side,
             rows=rows_of_process(self.mesh, self.config.batch),
+            segments=segments,
             threads=self.config.data.threads,
         )
 

@@ -2,6 +2,7 @@
 """The dVAE task: what the loop trains when `task = "dvae"`, on the pictures of the same folders."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxtyping import Array
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
+from cots_jax.data.mixture import Segment
 from cots_jax.data.pipeline import PairTable, image_batches, training_batches
 from cots_jax.data.transforms import Augmentation, augment
 from cots_jax.errors import UserError
@@ -104,8 +106,8 @@ class DvaeTask:
         training = {"step": state.step, "skipped": state.skipped, "opt_state": state.opt_state}
         return {"tokenizer": state.params, "training": training}
 
-    def restored(self, path: Path, like: State) -> State:
-        """The state of a checkpoint, placed like `like`."""
+    def restored(self, path: Path, like: State, sources: int) -> State:
+        """The state of a checkpoint, placed like `like`; nothing in it is of a source."""
         items = {name: checkpoint.restore(path, name, t) for name, t in self.trees(like).items()}
         return State(params=items["tokenizer"], method={}, **items["training"])
 
@@ -120,17 +122,17 @@ class DvaeTask:
 
     # ---------------------------------------------------------------- steps
 
-    def batches(self) -> grain.IterDataset[Batch]:
+    def batches(self, segments: Sequence[Segment] = ()) -> grain.IterDataset[Batch]:
         """The same stream as retrieval's, without patch masks."""
-        config = self.config
         return training_batches(
             self.table,
-            config.batch,
-            config.seed,
+            self.config.batch,
+            self.config.seed,
             masked=0,
             patch_side=self.dvae.grid,
-            rows=rows_of_process(self.mesh, config.batch),
-            threads=config.data.threads,
+            rows=rows_of_process(self.mesh, self.config.batch),
+            segments=segments,
+            threads=self.config.data.threads,
         )
 
     def knobs(self, step: int) -> DvaeKnobs:

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
+from cots_jax.data.mixture import go_on, segments_from_json, segments_to_json
 from cots_jax.pretrained import CHECKPOINTS
 from cots_jax.processes import agree_on, code_of_the_package, entered_together, is_first
 from cots_jax.schema import Config
@@ -74,15 +75,17 @@ def _run(
 
     # ------------------------------------------------------------ state: fresh or resumed
     state = task.fresh()
-    found = checkpoint.latest(workdir / CHECKPOINTS)
-    start, position, before = 0, None, None
+    found, weights = checkpoint.latest(workdir / CHECKPOINTS), task.table.weights
+    start, position, before, weighed = 0, None, None, ()
     if found is None:
         state = task.initialised(state)
     else:
         same_origin(checkpoint.read_fact(found.path, "facts"), task.facts(), workdir)
-        state = task.restored(found.path, state)
         start, kept = found.step, checkpoint.read_fact(found.path, "data")
         position, before = kept["iterator"], kept["clock"]
+        # checkpoints that are older than segments say nothing of them
+        weighed = segments_from_json(kept.get("segments", [])) or go_on((), 0, weights)
+        state = task.restored(found.path, state, len(weighed[-1].weights))
     frozen = task.frozen()
     clock = Clock(before)
     meter = Meter(clock, total, start, config.batch)
@@ -99,7 +102,11 @@ def _run(
     )
 
     # ------------------------------------------------------------ data: made after the restore
-    batches = iter(task.batches())
+    segments = go_on(weighed, start * config.batch, weights)
+    if weighed and segments != weighed:
+        now = ",".join(source.written for source in task.table.sources)
+        progress.note(f"from step {start} on, other weights: {now}")
+    batches = iter(task.batches(segments))
     if position is not None:
         batches.set_state(position)
     everywhere = whole(task.mesh)
@@ -110,7 +117,11 @@ def _run(
             dropped.sync()
             facts = {
                 "facts": task.facts() | extra | {"step": step},
-                "data": {"iterator": batches.get_state(), "clock": clock.state()},
+                "data": {
+                    "iterator": batches.get_state(),
+                    "clock": clock.state(),
+                    "segments": segments_to_json(segments),
+                },
             }
             keep = checkpoint.Keep(config.keep)
             checkpoint.save(workdir / CHECKPOINTS, step, task.trees(state), facts, keep=keep)

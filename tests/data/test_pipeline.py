@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 
 from cots_jax.data import pipeline
+from cots_jax.data.mixture import Segment
 from cots_jax.data.pipeline import (
     Cache,
     PairTable,
@@ -24,6 +25,7 @@ from cots_jax.data.pipeline import (
 from cots_jax.data.prepare.write import Plan, prepare_folder
 from cots_jax.data.records import Record
 from cots_jax.data.tokenizer import train_wordpiece
+from cots_jax.data.weights import ONCE, Weight
 from cots_jax.errors import UserError
 
 WORDS = ["red", "green", "blue", "dog", "cat", "bird", "runs", "sleeps", "sings", "here", "there"]
@@ -119,7 +121,7 @@ def test_a_batch_holds_what_the_records_say(make, tokenizer):
 
 def test_sources_come_as_they_weigh(folder, tokenizer):
     """40 and 14 pairs at 1 and 5: 70 of 110 rows are of the second."""
-    sources = [Source(folder, "train"), Source(folder, "more", 5.0)]
+    sources = [Source(folder, "train"), Source(folder, "more", Weight(5.0))]
     with PairTable(sources, tokenizer, size=SIZE, length=LENGTH) as table:
         whole = _take(_train(table, batch=64), 32)
         again = _take(_train(table, batch=64, rows=slice(8, 24)), 2)
@@ -127,6 +129,31 @@ def test_sources_come_as_they_weigh(folder, tokenizer):
     assert share == pytest.approx(70 / 110, abs=0.02)
     for one, part in zip(whole, again):
         np.testing.assert_array_equal(one.pair_id[8:24], part.pair_id)
+
+
+def test_weights_that_change_are_those_of_every_process_and_of_every_restart(folder, tokenizer):
+    sources = [Source(folder, "train"), Source(folder, "more", Weight(5.0))]
+    changes = [Segment(0, (ONCE, ONCE)), Segment(64 * 3 + 20, (ONCE, Weight(5.0)))]
+    with PairTable(sources, tokenizer, size=SIZE, length=LENGTH) as table:
+        whole = _take(_train(table, batch=64, segments=changes), 8)
+        halves = [
+            _take(_train(table, batch=64, segments=changes, rows=rows), 8)
+            for rows in (slice(0, 32), slice(32, 64))
+        ]
+        for stop in (2, 3, 4, 6):
+            before = iter(_train(table, batch=64, segments=changes[: 1 + (stop > 3)]))
+            for _ in range(stop):
+                next(before)
+            after = iter(_train(table, batch=64, segments=changes))
+            after.set_state(before.get_state())
+            _assert_same(list(itertools.islice(after, 8 - stop)), whole[stop:])
+        alike = _take(_train(table, batch=64, segments=changes[:1]), 4)
+    for number, batch in enumerate(whole):
+        joined = [half[number].pair_id for half in halves]
+        np.testing.assert_array_equal(np.concatenate(joined), batch.pair_id)
+    _assert_same(whole[:3], alike[:3])
+    np.testing.assert_array_equal(whole[3].pair_id[:20], alike[3].pair_id[:20])
+    assert (whole[3].pair_id[20:] != alike[3].pair_id[20:]).any()
 
 
 def test_every_pair_once_an_epoch_in_another_order(make):

@@ -7,7 +7,13 @@ from doors import PROJECT
 
 CALL = re.compile(r'(?:BadRow|PictureError|file_unreadable|twin)\(\s*"([a-z0-9_]+)"')
 SAID = re.compile(r'"((?:picture|caption|video)_[a-z0-9_]+)"')
-NO_REASONS = {"caption_column", "caption_words", "caption_characters", "caption_dropout"}
+NO_REASONS = {
+    "caption_column",
+    "caption_feature",
+    "caption_words",
+    "caption_characters",
+    "caption_dropout",
+}
 NO_REASONS |= {f"video_{what}" for what in ("column", "path", "name", "file", "id")}
 
 

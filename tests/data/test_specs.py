@@ -3,7 +3,8 @@
 
 import pytest
 
-from cots_jax.data.specs import distinct_names, parse_sources
+from cots_jax.data.specs import distinct_names, parse_sources, same_sources
+from cots_jax.data.weights import Measure, Weight
 from cots_jax.errors import UserError
 
 
@@ -35,8 +36,10 @@ def test_a_split_named_twice_is_refused(tmp_path):
 
 def test_sources_may_weigh(tmp_path):
     one, other = parse_sources(f"{tmp_path}#train*3, {tmp_path}#val", "config.data.train")
-    assert (one.split, one.weight) == ("train", 3.0)
-    assert (other.split, other.weight) == ("val", 1.0)
+    assert (one.split, one.weight) == ("train", Weight(3.0))
+    assert (other.split, other.weight) == ("val", Weight(1.0))
+    (share,) = parse_sources(f"{tmp_path}#train*25%", "config.data.train")
+    assert share.weight == Weight(25.0, Measure.PERCENT)
 
 
 @pytest.mark.parametrize("key", ["config.data.eval", "--data", "--exclude"])
@@ -45,12 +48,28 @@ def test_what_is_not_trained_on_does_not_weigh(key, tmp_path):
         parse_sources(f"{tmp_path}#val*2", key)
 
 
-@pytest.mark.parametrize("weight", ["", "0", "-1", "x", "nan", "inf"])
-def test_a_weight_that_is_no_number_above_0_is_refused(weight, tmp_path):
-    with pytest.raises(UserError, match="is no number above 0"):
+@pytest.mark.parametrize("weight", ["", "-1", "x", "101%"])
+def test_a_weight_that_is_none_is_refused(weight, tmp_path):
+    with pytest.raises(UserError, match=r"is no number from 0 .*write e\.g\. \*3 .* or \*25%"):
         parse_sources(f"{tmp_path}#train*{weight}", "config.data.train")
 
 
 def test_a_source_named_twice_is_refused_whatever_its_weights(tmp_path):
     with pytest.raises(UserError, match="twice"):
         parse_sources(f"{tmp_path}#val*2,{tmp_path}#val", "config.data.train")
+
+
+@pytest.mark.parametrize(
+    ("now", "same"),
+    [
+        ("a#train,b#train", True),
+        ("a#train*7, b#train*0", True),
+        ("a#train,b#train*10%,c#train", True),
+        ("a#train", False),
+        ("b#train,a#train", False),
+        ("a#train,c#train,b#train", False),
+        ("a#val,b#train", False),
+    ],
+)
+def test_a_run_may_go_on_with_other_weights_and_more_sources(now, same):
+    assert same_sources("a#train*2,b#train", now) is same

@@ -10,10 +10,14 @@ import pytest
 
 from cots_jax import checkpoint
 from cots_jax.config import build_config
+from cots_jax.data.mixture import Segment
 from cots_jax.data.pipeline import PairTable, Source
 from cots_jax.data.tokenizer import train_wordpiece
+from cots_jax.data.weights import ONCE
+from cots_jax.errors import UserError
 from cots_jax.image_tokenizer import ImageTokenizer
 from cots_jax.models.dvae import DvaeConfig
+from cots_jax.objectives.momentum_filter import FilterState
 from cots_jax.pretrained import CHECKPOINTS, Pretrained
 from cots_jax.retrieval.evaluation import Lineage
 from cots_jax.schedule import Clockwork
@@ -123,9 +127,26 @@ def test_a_run_that_compares_its_batch_with_itself_is_restored_whole(tmp_path):
     assert trees.keys() == {"towers", "heads", "training"}
     assert trees["towers"].keys() == {"online"}
     path = checkpoint.save(tmp_path, 3, trees, {}, keep=checkpoint.Keep(1))
-    found = made.restored(path, made.fresh())
+    found = made.restored(path, made.fresh(), 2)
     assert jax.tree.structure(found) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, found.params, state.params)
+
+
+def test_a_source_that_came_since_has_an_empty_filter(tmp_path):
+    made = task(method={"queue_length": 24})
+    state = made.fresh()
+    known = FilterState(*(np.array([value], np.float32) for value in (64, 0.5, 0.3)))
+    trees = made.trees(state)
+    trees["method"]["filter"] = known
+    path = checkpoint.save(tmp_path, 3, trees, {}, keep=checkpoint.Keep(1))
+    found = made.restored(path, state, 1)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    for name in ("count", "mean", "mean_square"):
+        array, like = getattr(found.method.filter, name), getattr(state.method.filter, name)
+        assert array.tolist() == [getattr(known, name)[0], 0]
+        assert (array.dtype, array.sharding) == (like.dtype, like.sharding)
+    with pytest.raises(UserError, match="does not fit this model"):
+        made.restored(path, state, 2)
 
 
 class AskedError(Exception):
@@ -141,7 +162,8 @@ def test_the_stream_of_batches_is_that_of_the_config(monkeypatch):
 
     monkeypatch.setattr(cots, "training_batches", batches)
     with pytest.raises(AskedError):
-        task(method={"masked": {"image_ratio": 0.75}}).batches()
+        task(method={"masked": {"image_ratio": 0.75}}).batches([Segment(0, (ONCE,))])
+    assert seen.pop("segments") == [Segment(0, (ONCE,))]
     assert seen == {"batch": 16, "seed": 5, "masked": 3, "patch_side": 2, "threads": 3}
 
 

@@ -18,6 +18,7 @@ from cots_jax.data.prepare.msrvtt import MsrvttOptions, prepare_msrvtt
 from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
 from cots_jax.data.prepare.settings import Settings
 from cots_jax.data.prepare.tasks import parse_task
+from cots_jax.data.prepare.tfds import TfdsOptions, prepare_tfds
 from cots_jax.data.prepare.twins import Duplicates
 from cots_jax.data.prepare.videos import FRAMES, VideosOptions, prepare_videos
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
@@ -87,6 +88,12 @@ def _file_sources(source: Callable[[str, Make, str], Add]) -> None:
     add = source("hf", make, "a Hugging Face dataset on this disk")
     _add_source(add, "a folder of parquet or Arrow files, or one of them")
     _add_columns(add)
+    make = _with(TfdsOptions, prepare_tfds)
+    add = source("tfds", make, "a data set of tensorflow-datasets on this disk, as array_record")
+    _add_source(add, "its folder, or its name below $TFDS_DATA_DIR")
+    add("--split", help="NAME,…: only these of its splits (default: all)")
+    add("--image_feature", help="where there is more than one picture")
+    add("--caption_feature", help="where the names do not say it; nested ones as captions/text")
 
 
 def _video_sources(source: Callable[[str, Make, str], Add]) -> None:
