@@ -28,10 +28,12 @@ import numpy as np
 from PIL import Image
 
 from cots_jax.data.decoding import decode_picture
-from cots_jax.data.pipeline import Cache, PairTable, Source, training_batches
+from cots_jax.data.pair_table import PairTable, Source
+from cots_jax.data.pipeline import training_batches
 from cots_jax.data.prepare.pictures import normalise_picture, strict_decoding
 from cots_jax.data.prepare.webdataset import WebdatasetOptions, prepare_webdataset
 from cots_jax.data.tokenizer import train_wordpiece
+from cots_jax.switches import Cache
 
 WIDTH, HEIGHT, QUALITY = 640, 480, 90
 SIDE, BATCH, LENGTH = 224, 64, 32  # of training

@@ -26,8 +26,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cots_jax.data.pipeline import Cache, PairTable, Source, training_batches
+from cots_jax.data.pair_table import PairTable, Source
+from cots_jax.data.pipeline import training_batches
 from cots_jax.data.tokenizer import train_wordpiece
+from cots_jax.switches import Cache
 
 SIDE, BATCH, LENGTH = 64, 256, 24
 PER_TAR = 10_000

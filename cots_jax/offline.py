@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from cots_jax.data.pipeline import Source
+from cots_jax.data.pair_table import Source
 from cots_jax.data.records import read_facts
 from cots_jax.data.specs import parse_sources
 from cots_jax.errors import UserError

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt64
 
-from cots_jax.data.pipeline import Source, image_batches
+from cots_jax.data.pair_table import Source
+from cots_jax.data.pipeline import image_batches
 from cots_jax.data.records import read_facts
 from cots_jax.data.specs import lineage_of, parse_sources
 from cots_jax.errors import UserError

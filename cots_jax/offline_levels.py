@@ -7,7 +7,8 @@ import numpy as np
 
 from cots_jax.batch import Batch
 from cots_jax.data.image_tokens import token_facts
-from cots_jax.data.pipeline import Source, paired_evaluation_batches
+from cots_jax.data.pair_table import Source
+from cots_jax.data.pipeline import paired_evaluation_batches
 from cots_jax.data.tokenizer import text_masking
 from cots_jax.image_tokenizer import ImageTokenizer
 from cots_jax.objectives.levels import TokenLevel, code_level, retrieval_kl, word_level

@@ -9,7 +9,7 @@ import collections
 import pathlib
 from collections.abc import Sequence
 
-from cots_jax.data.pipeline import Source
+from cots_jax.data.pair_table import Source
 from cots_jax.data.weights import ONCE, Weight
 from cots_jax.errors import UserError
 

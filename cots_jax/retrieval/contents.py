@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt64
 
-from cots_jax.data.pipeline import PairTable
+from cots_jax.data.pair_table import PairTable
 from cots_jax.data.prepare.looks import digest_number
 from cots_jax.data.prepare.threads import in_order
 from cots_jax.data.records import Record, open_split

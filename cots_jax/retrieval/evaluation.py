@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Generator, Sequence
 
 from cots_jax.data.frames import FrameChoice
-from cots_jax.data.pipeline import Cache, PairTable, Source, image_batches, text_batches
+from cots_jax.data.pair_table import PairTable, Source
+from cots_jax.data.pipeline import image_batches, text_batches
 from cots_jax.data.records import has_videos
 from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer
@@ -23,6 +24,7 @@ from cots_jax.retrieval.embed import (
 from cots_jax.retrieval.intervals import bootstrap
 from cots_jax.retrieval.metrics import Ranks, rank_both_ways, summarise
 from cots_jax.retrieval.protocols import Result, describe_set, make_result
+from cots_jax.switches import Cache
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from cots_jax.data.pipeline import PairTable, Source
+from cots_jax.data.pair_table import PairTable, Source
 from cots_jax.data.records import open_split, read_facts
 from cots_jax.data.specs import (
     TRAINING,

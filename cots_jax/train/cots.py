@@ -19,7 +19,8 @@ from cots_jax import checkpoint
 from cots_jax.batch import Batch
 from cots_jax.data.masking import TextMasking, masked_count
 from cots_jax.data.mixture import Segment
-from cots_jax.data.pipeline import PairTable, training_batches
+from cots_jax.data.pair_table import PairTable
+from cots_jax.data.pipeline import training_batches
 from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer, text_masking
 from cots_jax.data.transforms import moves

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
-from cots_jax.data.pipeline import PairTable
+from cots_jax.data.pair_table import PairTable
 from cots_jax.train.logging import cut_after, refusals_explained
 
 FILE = "dropped.jsonl"

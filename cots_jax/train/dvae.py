@@ -18,7 +18,8 @@ from jaxtyping import Array
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
 from cots_jax.data.mixture import Segment
-from cots_jax.data.pipeline import PairTable, image_batches, training_batches
+from cots_jax.data.pair_table import PairTable
+from cots_jax.data.pipeline import image_batches, training_batches
 from cots_jax.data.transforms import Augmentation, augment
 from cots_jax.errors import UserError
 from cots_jax.models.apply import apply

@@ -20,7 +20,8 @@ from cots_jax.data.image_tokens import (
     token_facts,
     write_tokens,
 )
-from cots_jax.data.pipeline import PairTable, Source, load_pairs
+from cots_jax.data.pair_table import PairTable, Source
+from cots_jax.data.pipeline import load_pairs
 from cots_jax.data.prepare.write import Plan, prepare_folder
 from cots_jax.data.records import Record, open_split, read_facts
 from cots_jax.data.tokenizer import train_wordpiece

@@ -10,13 +10,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cots_jax.data import pipeline
+from cots_jax.data import pair_table
+from cots_jax.data.decoding import decode_picture
 from cots_jax.data.mixture import Segment
+from cots_jax.data.pair_table import PairTable, Source
 from cots_jax.data.pipeline import (
-    Cache,
-    PairTable,
-    Source,
-    decode_picture,
     image_batches,
     paired_evaluation_batches,
     text_batches,
@@ -27,6 +25,7 @@ from cots_jax.data.records import Record
 from cots_jax.data.tokenizer import train_wordpiece
 from cots_jax.data.weights import ONCE, Weight
 from cots_jax.errors import UserError
+from cots_jax.switches import Cache
 
 WORDS = ["red", "green", "blue", "dog", "cat", "bird", "runs", "sleeps", "sings", "here", "there"]
 SIZE, LENGTH, SIDE, MASKED = 8, 10, 4, 6
@@ -187,7 +186,7 @@ def test_no_cache_changes_nothing(make):
 
 def test_auto_keeps_small_sets_in_memory(make, monkeypatch):
     assert make(cache=Cache.AUTO).cache == Cache.MEMORY
-    monkeypatch.setattr(pipeline, "MEMORY_LIMIT", 20 * SIZE * SIZE * 3)
+    monkeypatch.setattr(pair_table, "MEMORY_LIMIT", 20 * SIZE * SIZE * 3)
     assert make(cache=Cache.AUTO).cache == Cache.NONE
     assert make(cache=Cache.MEMORY).cache == Cache.MEMORY  # asked for by name
 

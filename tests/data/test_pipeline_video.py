@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cots_jax.data import pipeline
+from cots_jax.data import pair_table
 from cots_jax.data.frames import FrameChoice, chosen_frames, drawn_offsets, middle_frames
-from cots_jax.data.pipeline import PairTable, Source, image_batches, training_batches
+from cots_jax.data.pair_table import PairTable, Source
+from cots_jax.data.pipeline import image_batches, training_batches
 from cots_jax.data.prepare.write import Plan, prepare_folder
 from cots_jax.data.records import Record
 from cots_jax.data.tokenizer import train_wordpiece
@@ -164,17 +165,17 @@ def test_pictures_alone_are_not_repeated(make, stills):
 
 def test_what_is_kept_in_memory_is_counted_in_frames(make, videos, stills, monkeypatch):
     picture = SIZE * SIZE * 3
-    monkeypatch.setattr(pipeline, "MEMORY_LIMIT", 12 * 6 * picture)
+    monkeypatch.setattr(pair_table, "MEMORY_LIMIT", 12 * 6 * picture)
     with make(videos) as table:
         assert table.cache == Cache.NONE
     with make(videos, frames=1) as table:
         assert table.cache == Cache.MEMORY
     with make(videos, frame_choice=FrameChoice.MIDDLE) as table:
         assert table.cache == Cache.MEMORY
-    monkeypatch.setattr(pipeline, "MEMORY_LIMIT", t * 6 * picture)
+    monkeypatch.setattr(pair_table, "MEMORY_LIMIT", t * 6 * picture)
     with make(videos, frame_choice=FrameChoice.MIDDLE) as table:
         assert table.cache == Cache.NONE
-    monkeypatch.setattr(pipeline, "MEMORY_LIMIT", 12 * 6 * picture + 3 * picture + 1)
+    monkeypatch.setattr(pair_table, "MEMORY_LIMIT", 12 * 6 * picture + 3 * picture + 1)
     with make(videos, stills) as table:
         assert table.cache == Cache.MEMORY
 

@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from cots_jax.data.pipeline import Source
+from cots_jax.data.pair_table import Source
 from cots_jax.data.prepare.write import Plan, prepare_folder
 from cots_jax.data.records import Record, has_videos
 from cots_jax.data.tokenizer import train_wordpiece

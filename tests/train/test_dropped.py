@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cots_jax.data.pipeline import PairTable, Source
+from cots_jax.data.pair_table import PairTable, Source
 from cots_jax.data.records import Record
 from cots_jax.errors import UserError
 from cots_jax.train.dropped import FILE, DroppedLog, Judged

@@ -11,7 +11,7 @@ import pytest
 from cots_jax import checkpoint
 from cots_jax.config import build_config
 from cots_jax.data.mixture import Segment
-from cots_jax.data.pipeline import PairTable, Source
+from cots_jax.data.pair_table import PairTable, Source
 from cots_jax.data.tokenizer import train_wordpiece
 from cots_jax.data.weights import ONCE
 from cots_jax.errors import UserError
