@@ -39,10 +39,9 @@ def _index(flags: argparse.Namespace) -> str:
 
 def _query(flags: argparse.Namespace) -> str:
     question = Question(flags.text, flags.image, flags.minus)
-    terms = question.terms()
-    if len(terms) > 1:
-        print(f"looking for {in_words(terms)}", file=sys.stderr)
     hits = ask(flags.index, question, flags.top, flags.model)
+    if len(question.terms()) > 1:
+        print(f"looked for {in_words(question.terms())}", file=sys.stderr)
     if flags.json:
         return json.dumps({"hits": [hit.to_json() for hit in hits]}) + "\n"
     return table(hits) + "\n"

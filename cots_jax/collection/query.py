@@ -31,9 +31,11 @@ class Question:
     minus: Sequence[str] = ()
 
     def terms(self) -> tuple[Term, ...]:
-        """The expression's; UserError where nothing is asked."""
+        """The expression's; UserError where nothing is asked, or nothing is taken away."""
         if not (self.text.strip() or self.image):
             raise UserError("nothing to look for: give --text, --image or both")
+        if not all(text.strip() for text in self.minus):
+            raise UserError("--minus has no text: leave it out, or say what to take away")
         return parse_expression(self.text) if self.text.strip() else ()
 
 
@@ -56,7 +58,9 @@ def ask(folder: Path, question: Question, top: int, model: str = "") -> list[Hit
 
     UserError where the model is missing or another than the index was made with.
     """
-    question.terms()
+    question.terms()  # what is wrong with it is said before the model is loaded
+    if top < 1:
+        raise UserError(f"--top={top}: ask for 1 picture or more")
     opened = open_model(folder, model)
     query = query_vector(opened, question)
     index = Index.open(folder)
@@ -104,10 +108,7 @@ def query_vector(opened: Pretrained, question: Question) -> Float32[np.ndarray, 
         parts.append(vectors[0] if len(terms) == 1 and weights[0] > 0 else _unit(weights @ vectors))
     if question.image:
         parts.append(opened.encode_images([question.image], batch=ALONE)[0])
-    away = [text.strip() for text in question.minus]
-    if not all(away):
-        raise UserError("--minus has no text: leave it out, or say what to take away")
-    parts += [-vector for vector in encode(away)]
+    parts += [-vector for vector in encode(question.minus)]
     return parts[0] if len(parts) == 1 else _unit(np.sum(parts, axis=0))
 
 

@@ -52,7 +52,7 @@ def top_candidates(
         best = _Best.empty(tile_shape.rows, k)
         for column in column_tiles:
             scores = score_tile(row.embeddings, column.embeddings)
-            best = _Best(*merge(scores, column.groups, best.index, best.score, k))
+            best = _Best(*_merge(scores, column.groups, best.index, best.score, k))
         index.append(np.asarray(best.index)[: row.used])
         score.append(np.asarray(best.score)[: row.used])
     return TopCandidates(np.concatenate(index), np.concatenate(score))
@@ -69,17 +69,13 @@ class _Best:
 
 
 @partial(jax.jit, static_argnames="k")
-def merge(
+def _merge(
     scores: Float32[Array, "r c"],
     column_index: Int32[Array, "c"],
     best_index: Int32[Array, "r k"],
     best_score: Float32[Array, "r k"],
     k: int,
 ) -> tuple[Int32[Array, "r k"], Float32[Array, "r k"]]:
-    """The best k of those so far and of one more tile, as (index, score).
-
-    column_index: the candidate of each column, which come after those so far; -1 for none.
-    """
     real = jnp.broadcast_to((column_index >= 0)[None, :], scores.shape)
     # earlier tiles stand first and top_k is stable, so that ties keep the candidates' order
     all_scores = jnp.concatenate([best_score, jnp.where(real, scores, -jnp.inf)], axis=1)

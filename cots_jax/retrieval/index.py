@@ -9,10 +9,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cots_jax.errors import UserError
-from cots_jax.retrieval.candidates import TopCandidates, merge
+from cots_jax.retrieval.candidates import TopCandidates
 from cots_jax.retrieval.checks import check_embeddings
 from cots_jax.retrieval.index_files import (
     IMAGES,
@@ -28,6 +29,7 @@ from cots_jax.retrieval.index_files import (
 from cots_jax.retrieval.tiles import score_tile
 
 BLOCK = 8192  # stored vectors scored at once
+GROUP = 32  # of neighbours in a block, of which only the best is looked at first
 QUERY_ROWS = (1, 8, 128)  # queries scored at once, padded to the next of these
 RESIDENT = 2 * 1024**3  # bytes of vectors that stay on the device between searches
 LEAST_K = 16  # answers are found in powers of two from here on, for fewer programs
@@ -139,8 +141,9 @@ class Index:
         index = jnp.full((size, sought), -1, jnp.int32)
         score = jnp.full((size, sought), -jnp.inf, jnp.float32)
         for block in self._blocks():
-            numbers = jnp.asarray(_numbers(block, keep))
-            index, score = _scan(query, block.vectors, numbers, index, score, sought)
+            looked_at = _looked_at(block, keep)
+            place = block.first, block.used
+            index, score = _scan(query, block.vectors, *place, looked_at, index, score, sought)
         used = len(rows)
         return TopCandidates(np.asarray(index)[:used, :k], np.asarray(score)[:used, :k])
 
@@ -174,23 +177,50 @@ class Index:
         self._verified.add(number)
 
 
-def _numbers(block: _Block, keep: Bool[np.ndarray, "n"] | None) -> Int32[np.ndarray, "c"]:
-    """The row number of each vector of a block; -1 for padding and what is not looked at."""
-    numbers = np.full(BLOCK, -1, np.int32)
-    numbers[: block.used] = np.arange(block.first, block.first + block.used, dtype=np.int32)
-    if keep is not None:
-        out = ~keep[block.first : block.first + block.used]
-        numbers[: block.used][out] = -1
-    return numbers
+def _looked_at(block: _Block, keep: Bool[np.ndarray, "n"] | None) -> Bool[np.ndarray, "c"] | None:
+    """A mask over the rows of a block."""
+    if keep is None:
+        return None
+    rows = keep[block.first : block.first + block.used]
+    return np.pad(rows, (0, BLOCK - len(rows)))
 
 
 @functools.partial(jax.jit, static_argnames="k")
 def _scan(
     query: Float32[Array, "r e"],
     vectors: Float[Array, "c e"],
-    numbers: Int32[Array, "c"],
+    first: int | Int32[Array, ""],
+    used: int | Int32[Array, ""],
+    keep: Bool[np.ndarray | Array, "c"] | None,
     index: Int32[Array, "r k"],
     score: Float32[Array, "r k"],
     k: int,
 ) -> tuple[Int32[Array, "r k"], Float32[Array, "r k"]]:
-    return merge(score_tile(query, vectors.astype(jnp.float32)), numbers, index, score, k)
+    """The best k of those so far and of one more block, as (index, score)."""
+    place = jnp.arange(vectors.shape[0], dtype=jnp.int32)
+    real = place < used if keep is None else (place < used) & keep
+    scores = score_tile(query, vectors.astype(jnp.float32))
+    fresh, columns = _contenders(jnp.where(real[None, :], scores, -jnp.inf), k)
+    # earlier blocks stand first and top_k is stable, so that ties keep the stored order
+    all_scores = jnp.concatenate([score, fresh], axis=1)
+    all_index = jnp.concatenate([index, columns + first], axis=1)
+    best, at = lax.top_k(all_scores, k)
+    return jnp.take_along_axis(all_index, at, axis=1), best
+
+
+def _contenders(
+    scores: Float32[Array, "r c"], k: int
+) -> tuple[Float32[Array, "r m"], Int32[Array, "r m"]]:
+    """(score, column) of the members of each row's k best groups, in the order of the columns.
+
+    The best k are among them, ties included: a column outside has k groups before its own, each
+    with a column that scores more, or as much and stands earlier. To sort whole blocks would cost
+    more than to score them.
+    """
+    rows, columns = scores.shape
+    groups = scores.reshape(rows, columns // GROUP, GROUP)
+    chosen = lax.top_k(groups.max(axis=2), min(k, columns // GROUP))[1]
+    chosen = jnp.sort(chosen, axis=1)[:, :, None]
+    places = chosen * GROUP + jnp.arange(GROUP, dtype=jnp.int32)[None, None, :]
+    found = jnp.take_along_axis(groups, chosen, axis=1)
+    return found.reshape(rows, -1), places.reshape(rows, -1)

@@ -123,8 +123,12 @@ def read_facts(folder: Path) -> Facts:
         kept = {name: content[name] for name in names}
         return Facts(**kept, storage=Storage(content["dtype"]), parts=parts)
     except FileNotFoundError:
+        begun = (folder / METADATA).is_dir()
+        what = (
+            "the index in {} was not finished: go on" if begun else "there is no index in {}: begin"
+        )
         raise UserError(
-            f"there is no index in {folder}: make one with "
+            f"{what.format(folder)} with "
             f"`python -m cots_jax.search index --model=WORKDIR --images=FOLDER --out={folder}`"
         ) from None
     except UserError:

@@ -3,6 +3,7 @@
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -31,7 +32,7 @@ def save_picture(path: pathlib.Path, seed: int) -> None:
 
 @dataclasses.dataclass
 class Stub:
-    """Counts what it embeds; `fail_after` stands for a kill."""
+    """Counts what it embeds; stops after `fail_after` pictures, or takes its time."""
 
     identity: dict[str, object] = dataclasses.field(
         default_factory=lambda: {"step": 1, "checkpoint": "a"}
@@ -39,6 +40,7 @@ class Stub:
     loads: int = 0
     embedded: int = 0
     fail_after: int | None = None
+    seconds: float = 0.0  # a batch
 
     def maker(self, storage: Storage = Storage.FLOAT32) -> Maker:
         return Maker(pathlib.Path("run"), self.identity, {"size": SIZE}, storage, self._load)
@@ -48,6 +50,7 @@ class Stub:
         return Encoder(self._images, self._texts)
 
     def _images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        time.sleep(self.seconds)
         self.embedded += len(images)
         if self.fail_after is not None and self.embedded > self.fail_after:
             raise KeyboardInterrupt

@@ -6,11 +6,15 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from doors import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_index import PART, Stub, build, held, save_picture
@@ -111,11 +115,34 @@ class TestAKill:
         monkeypatch.setattr("cots_jax.collection.update.EMBED_BATCH", 1)
         with pytest.raises(KeyboardInterrupt):
             build(photos, out, Stub(fail_after=after))
-        with pytest.raises(UserError, match="there is no index"):
+        with pytest.raises(UserError, match=r"there is no index|was not finished: go on"):
             Index.open(out)
         again = Stub()
         build(photos, out, again)
         assert again.embedded == 10 - after // PART * PART
+        build(photos, out.with_name("fresh"), Stub())
+        assert held(out) == held(out.with_name("fresh"))
+
+    def test_with_a_real_kill(self, photos: pathlib.Path, out: pathlib.Path) -> None:
+        program = (
+            "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); "
+            "from stub_index import Stub, build; from cots_jax.collection import update; "
+            "update.EMBED_BATCH = 1; "
+            "build(Path(sys.argv[2]), Path(sys.argv[3]), Stub(seconds=0.1))"
+        )
+        here = pathlib.Path(__file__).parent
+        killed = subprocess.Popen(
+            [sys.executable, "-c", program, str(here), str(photos), str(out)],
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        )
+        while killed.poll() is None and not part_file(out, "metadata", 0).exists():
+            time.sleep(0.01)
+        killed.kill()
+        assert killed.wait() == -9
+        assert not (out / INDEX_FILE).exists()
+        again = Stub()
+        build(photos, out, again)
+        assert again.embedded <= 10 - PART
         build(photos, out.with_name("fresh"), Stub())
         assert held(out) == held(out.with_name("fresh"))
 
