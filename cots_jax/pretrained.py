@@ -117,9 +117,8 @@ class Pretrained:
         return float(temperature_of(heads, method))
 
 
-def identity_of(folder: str | Path) -> dict[str, Any]:
-    """The `identity` of what `Pretrained.load` would open, which is not loaded. UserError."""
-    found = best_or_newest(Path(folder))
+def identity_of(found: checkpoint.Found) -> dict[str, Any]:
+    """What tells a checkpoint from any other, in JSON; nothing is loaded."""
     return _identity(found.step, found.path)
 
 

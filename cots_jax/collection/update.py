@@ -22,7 +22,7 @@ from jaxtyping import Float, Float32, UInt8
 from cots_jax.collection.claim import claimed
 from cots_jax.collection.parts_writer import PART_ROWS, PartsWriter
 from cots_jax.collection.plan import Place, Plan, make_plan
-from cots_jax.collection.skipped import in_words, read_skipped, write_skipped
+from cots_jax.collection.skipped import SKIPPED_FILE, in_words, read_skipped, write_skipped
 from cots_jax.collection.sources import Entry, Skipped, Source
 from cots_jax.data.prepare.pictures import PictureError, strict_decoding
 from cots_jax.data.prepare.progress import track
@@ -110,7 +110,7 @@ def update(out: Path, source: Source, maker: Maker, size: int = PART_ROWS) -> Up
         kept = [part for part in parts if part.number in plan.untouched]
         final = (*kept, *writer.finish())
         skipped = [*plan.skipped, *done.skipped]
-        if skipped != read_skipped(out):
+        if skipped != read_skipped(out) or not (out / SKIPPED_FILE).exists():
             write_skipped(out, skipped)
         counts = dict(Counter(one.reason for one in skipped))
         if not final:

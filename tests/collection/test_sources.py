@@ -2,11 +2,14 @@
 """Folders, tars and splits as collections."""
 
 import io
+import json
 import os
 import pathlib
+import shutil
 import tarfile
 
 import pytest
+from doors import run_prepare
 from stub_index import Stub, build, held, save_picture
 
 from cots_jax.collection.sources import Skipped, open_source
@@ -111,6 +114,50 @@ class TestATar:
         tar.write_bytes(harm(tar.read_bytes()))
         with pytest.raises(UserError, match="no whole uncompressed tar"):
             build(tar, tmp_path / "index", Stub())
+
+
+class TestASplit:
+    def prepare(self, root: pathlib.Path, captions: list[str]) -> None:
+        for number in range(len(captions)):
+            save_picture(root / "photos" / f"{number}.png", number)
+        lines = [json.dumps({"image": f"{number}.png", "caption": caption.split("|")})
+                 for number, caption in enumerate(captions)]  # fmt: skip
+        (root / "captions.jsonl").write_text("\n".join(lines))
+        shutil.rmtree(root / "mine", ignore_errors=True)
+        flags = ["--captions=captions.jsonl", "--images=photos", "--out=mine", "--held_out=0"]
+        assert run_prepare(root, "pairs", *flags).status == 0
+
+    def test_captions_and_their_vectors_are_kept(self, tmp_path: pathlib.Path) -> None:
+        self.prepare(tmp_path, ["a red car|a car", "two dogs"])
+        build(f"{tmp_path / 'mine'}#train", tmp_path / "index", Stub())
+        found = held(tmp_path / "index").rows
+        assert found["0.png"][0].captions == ("a red car", "a car")
+        assert {len(row) for row in found.values()} == {3}
+
+    def test_only_other_records_are_embedded(self, tmp_path: pathlib.Path) -> None:
+        self.prepare(tmp_path, ["a red car", "two dogs", "a tree"])
+        images, out = f"{tmp_path / 'mine'}#train", tmp_path / "index"
+        build(images, out, Stub())
+        self.prepare(tmp_path, ["a red car", "two cats", "a tree", "a house"])
+        again = Stub()
+        done = build(images, out, again)
+        assert (again.embedded, done.dropped) == (2, 1)
+        build(images, tmp_path / "fresh", Stub())
+        assert held(out) == held(tmp_path / "fresh")
+
+    def test_the_fingerprint_says_that_nothing_changed(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.prepare(tmp_path, ["a red car"])
+        images, out = f"{tmp_path / 'mine'}#train", tmp_path / "index"
+        build(images, out, Stub())
+        monkeypatch.setattr("cots_jax.collection.sources._split_entries", None)
+        assert "nothing changed" in build(images, out, Stub()).summary(out)
+
+    def test_a_prepared_folder_needs_its_split(self, tmp_path: pathlib.Path) -> None:
+        self.prepare(tmp_path, ["a red car"])
+        with pytest.raises(UserError, match=r"name one of its splits, --images=.*mine#train"):
+            build(tmp_path / "mine", tmp_path / "index", Stub())
 
 
 def test_what_does_not_exist(tmp_path: pathlib.Path) -> None:
