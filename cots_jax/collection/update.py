@@ -76,14 +76,20 @@ class Maker:
 class Updated:
     """What an update did, in pictures."""
 
+    before: Facts | None
     facts: Facts
     embedded: int
-    dropped: int  # rows of the index before: of pictures that are gone, or were changed
+
+    @property
+    def dropped(self) -> int:
+        """Rows of the index before whose pictures are gone, or were embedded again."""
+        old = 0 if self.before is None else self.before.rows
+        return max(0, old + self.embedded - self.facts.rows)
 
     def summary(self, out: Path) -> str:
         """In one line."""
         done = f"embedded {self.embedded:,}, dropped {self.dropped:,}"
-        if not (self.embedded or self.dropped):
+        if self.facts == self.before:
             done = "nothing changed"
         return f"{out}: {self.facts.rows:,} pictures; {done}; {in_words(dict(self.facts.skipped))}"
 
@@ -103,7 +109,7 @@ def update(out: Path, source: Source, maker: Maker, size: int = PART_ROWS) -> Up
         parts = _usable_parts(out, before, made_by)
         whole = before is not None and list(before.parts) == parts
         if before is not None and whole and source.state and _state(before) == source.state:
-            return Updated(before, 0, 0)
+            return Updated(before, before, 0)
         plan = make_plan(out, source, parts, size)
         writer = PartsWriter(out, maker.storage, made_by, size)
         done = _write(out, source, maker, plan, writer)
@@ -114,15 +120,14 @@ def update(out: Path, source: Source, maker: Maker, size: int = PART_ROWS) -> Up
             write_skipped(out, skipped)
         counts = dict(Counter(one.reason for one in skipped))
         if not final:
-            raise UserError(f"no picture of {source.location['path']} can be used: "
-                            f"{in_words(counts)}")  # fmt: skip
+            place = _place(source.location)
+            raise UserError(f"no picture of {place} can be used: {in_words(counts)}")
         facts = _facts(out, source, maker, final, counts)
         if facts != before:
             write_facts(out, facts)
         for number in set(part_numbers(out)) - {part.number for part in final}:
             remove_part(out, number)
-        old = 0 if before is None else before.rows
-        return Updated(facts, done.embedded, max(0, old + done.embedded - facts.rows))
+        return Updated(before, facts, done.embedded)
 
 
 def _refuse_other(out: Path, before: Facts, source: Source, maker: Maker) -> None:

@@ -183,7 +183,7 @@ def write_part(
     table = pa.table(columns, schema=_SCHEMA.with_metadata({_FACTS: said.encode()}))
     path = part_file(folder, METADATA, number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = _unfinished(path)
     pq.write_table(table, unfinished)
     manifest.sync(unfinished)
     unfinished.rename(path)
@@ -243,7 +243,9 @@ def part_numbers(folder: Path) -> list[int]:
 def remove_part(folder: Path, number: int) -> None:
     """Removes what there is of a part, its metadata first: without them it was never finished."""
     for kind in reversed(KINDS):
-        part_file(folder, kind, number).unlink(missing_ok=True)
+        path = part_file(folder, kind, number)
+        path.unlink(missing_ok=True)
+        _unfinished(path).unlink(missing_ok=True)
 
 
 def part_rows(folder: Path, part: Part) -> list[Row]:
@@ -281,6 +283,10 @@ def damage(folder: Path, what: str) -> UserError:
 def stored(vectors: Float32[np.ndarray, "n e"], storage: Storage) -> Float[np.ndarray, "n e"]:
     """Vectors as they are kept."""
     return vectors.astype(np.dtype(str(storage)))
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
 
 
 def _files_of(said: Mapping[str, Any]) -> dict[str, FileFacts]:

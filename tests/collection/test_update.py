@@ -161,6 +161,14 @@ class TestAKill:
         build(photos, out.with_name("fresh"), Stub())
         assert held(out) == held(out.with_name("fresh"))
 
+    def test_nothing_of_half_a_part_stays(self, photos: pathlib.Path, out: pathlib.Path) -> None:
+        build(photos, out, Stub())
+        before = {path.name for path in out.rglob("*")}
+        shutil.copy(part_file(out, "img_emb", 0), part_file(out, "img_emb", 7))
+        (out / "metadata" / ".metadata_7.parquet.unfinished").write_bytes(b"half")
+        assert "nothing changed" in build(photos, out, Stub()).summary(out)
+        assert {path.name for path in out.rglob("*")} == before
+
     def test_finished_parts_of_another_model_are_not_taken(
         self, photos: pathlib.Path, out: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
