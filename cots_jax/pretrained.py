@@ -4,19 +4,24 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Float32, UInt8
 
 from cots_jax import checkpoint, manifest
 from cots_jax.config import build_config
+from cots_jax.data.pictures import Given, decode_given
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import Params, TwoStream, model_size
 from cots_jax.objectives.temperature import temperature_of
-from cots_jax.retrieval.embed import Preprocessing
+from cots_jax.retrieval.embed import EMBED_BATCH, Preprocessing, embed_images, embed_texts
 from cots_jax.retrieval.evaluation import Lineage
+from cots_jax.retrieval.loose import caption_batches, picture_batches
 from cots_jax.schema import Config
 from cots_jax.switches import Task, TemperatureRule
 
@@ -69,10 +74,36 @@ class Pretrained:
             image_tokens=facts.get("image_tokens", ""),
         )
 
+    def encode_images(
+        self, pictures: Iterable[Given], batch: int = EMBED_BATCH
+    ) -> Float32[np.ndarray, "n e"]:
+        """Unit vectors of pictures: paths, open PIL pictures or uint8 arrays [h, w, 3].
+
+        The same bits as an evaluation of them; another number of rows at a time (`batch`) rounds
+        otherwise. UserError names what is missing or no picture.
+        """
+        return self.encode_decoded(decode_given(pictures, self.preprocessing.size), batch)
+
+    def encode_decoded(
+        self, images: Iterable[UInt8[np.ndarray, "s s 3"]], batch: int = EMBED_BATCH
+    ) -> Float32[np.ndarray, "n e"]:
+        """Unit vectors of pictures that have the size of the tower already."""
+        batches = picture_batches(images, batch)
+        return embed_images(self.towers, self.model, self.preprocessing, batches).features
+
+    def encode_texts(
+        self, texts: Sequence[str], batch: int = EMBED_BATCH
+    ) -> Float32[np.ndarray, "n e"]:
+        """Unit vectors of captions; `batch` as in `encode_images`."""
+        if isinstance(texts, str):
+            raise UserError(f"encode_texts takes a list of texts: write [{texts[:40]!r}]")
+        length = self.config.data.text_length
+        batches = caption_batches(texts, self.tokenizer, length, batch)
+        return embed_texts(self.towers, self.model, batches).features
+
     def identity(self) -> dict[str, Any]:
         """What tells this checkpoint from any other, in JSON."""
-        manifested = (self.path / manifest.NAME).read_bytes()
-        return {"step": self.step, "checkpoint": hashlib.sha256(manifested).hexdigest()}
+        return _identity(self.step, self.path)
 
     def heads(self) -> Params:
         """The masked heads, for looking at the token level; empty where none were trained."""
@@ -84,6 +115,16 @@ class Pretrained:
         learned = method.temperature_rule is TemperatureRule.LEARNED
         heads = checkpoint.restore(self.path, "heads") if learned else {}
         return float(temperature_of(heads, method))
+
+
+def identity_of(found: checkpoint.Found) -> dict[str, Any]:
+    """What tells a checkpoint from any other, in JSON; nothing is loaded."""
+    return _identity(found.step, found.path)
+
+
+def _identity(step: int, path: Path) -> dict[str, Any]:
+    manifested = (path / manifest.NAME).read_bytes()
+    return {"step": step, "checkpoint": hashlib.sha256(manifested).hexdigest()}
 
 
 def preprocessing_of(facts: dict[str, Any]) -> Preprocessing:

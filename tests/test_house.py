@@ -32,6 +32,7 @@ FLOORS = {
     "retrieval": 4,
     "weights": 4,
     "pretrained": 5,
+    "collection": 6,
     "image_tokenizer": 6,
     "arguments": 7,
     "offline_flags": 7,

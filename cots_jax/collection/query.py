@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One question to an index: its vector, and the pictures that answer it."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from rich.cells import cell_len
+
+from cots_jax.collection.expression import Term, parse_expression
+from cots_jax.collection.sources import FOLDER
+from cots_jax.errors import UserError
+from cots_jax.pretrained import Pretrained
+from cots_jax.retrieval.index import Index
+from cots_jax.retrieval.index_files import Facts, read_facts
+
+ALONE = 1  # a query is embedded by itself: the padding of a whole batch would cost its time
+SHORTEST = 1e-6  # of a sum of unit vectors that still has a direction
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What to look for: an expression, a picture, or both; `minus` is taken away."""
+
+    text: str = ""
+    image: str = ""
+    minus: Sequence[str] = ()
+
+    def terms(self) -> tuple[Term, ...]:
+        """The expression's; UserError where nothing is asked, or nothing is taken away."""
+        if not (self.text.strip() or self.image):
+            raise UserError("nothing to look for: give --text, --image or both")
+        if not all(text.strip() for text in self.minus):
+            raise UserError("--minus has no text: leave it out, or say what to take away")
+        return parse_expression(self.text) if self.text.strip() else ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """A picture that was found: its path, cosine similarity to the query, and first caption."""
+
+    path: str
+    score: float
+    caption: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As scripts read it; without a caption where there is none."""
+        said: dict[str, Any] = {"path": self.path, "score": self.score}
+        return said if self.caption is None else {**said, "caption": self.caption}
+
+
+def ask(folder: Path, question: Question, top: int, model: str = "") -> list[Hit]:
+    """The best pictures of an index, best first. model: a workdir; default: the index's own.
+
+    UserError where the model is missing or another than the index was made with.
+    """
+    question.terms()  # what is wrong with it is said before the model is loaded
+    if top < 1:
+        raise UserError(f"--top={top}: ask for 1 picture or more")
+    opened = open_model(folder, model)
+    query = query_vector(opened, question)
+    index = Index.open(folder)
+    found = index.search(query[None], top)
+    rows = index.rows(found.index[0])
+    hits = zip(rows, found.score[0], strict=True)
+    path = functools.partial(_path, index.facts)
+    return [Hit(path(r.name), float(s), (*r.captions, None)[0]) for r, s in hits]
+
+
+def open_model(folder: Path, given: str = "") -> Pretrained:
+    """The model that an index was made with, or the given one where it is the same."""
+    made = read_facts(folder).model
+    places = [Path(given)] if given else [folder / made["relative"], Path(made["path"])]
+    place = next((place for place in places if place.is_dir()), None)
+    if place is None:
+        raise UserError(
+            f"{folder} was made with the model in {made['path']}, which is not there: name it "
+            "with --model=WORKDIR"
+            if not given
+            else f"there is no training folder {given}"
+        )
+    opened = Pretrained.load(place)
+    now = opened.identity()
+    if now != {name: made.get(name) for name in now}:
+        raise UserError(
+            f"{folder} was made with {made['path']} at step {made['step']}, and {place} is another "
+            f"model now (step {opened.step}): make the index anew with it, in another folder"
+        )
+    return opened
+
+
+def query_vector(opened: Pretrained, question: Question) -> Float32[np.ndarray, "e"]:
+    """The unit vector of a question (own choice).
+
+    The terms' unit vectors times their weights, summed and made one long; plus that of the
+    picture, minus those of `minus`; made one long again. UserError where nothing is left.
+    """
+    terms = question.terms()
+    encode = functools.partial(opened.encode_texts, batch=ALONE)
+    parts = []
+    if terms:
+        weights = np.array([term.weight for term in terms], np.float32)
+        vectors = encode([term.text for term in terms])
+        parts.append(vectors[0] if len(terms) == 1 and weights[0] > 0 else _unit(weights @ vectors))
+    if question.image:
+        parts.append(opened.encode_images([question.image], batch=ALONE)[0])
+    parts += [-vector for vector in encode(question.minus)]
+    return parts[0] if len(parts) == 1 else _unit(np.sum(parts, axis=0))
+
+
+def table(hits: Sequence[Hit]) -> str:
+    """Aligned columns: score, path, caption."""
+    rows = [
+        (f"{hit.score:.4f}", _printable(hit.path), _printable(hit.caption or "")) for hit in hits
+    ]
+    widths = [max((cell_len(row[column]) for row in rows), default=0) for column in range(2)]
+    return "\n".join(
+        f"{score:>{widths[0]}}  {path}{' ' * (widths[1] - cell_len(path))}  {caption}".rstrip()
+        for score, path, caption in rows
+    )
+
+
+def _path(facts: Facts, name: str) -> str:
+    """Where a picture lies: of a folder its path, else its name in the tar or split."""
+    images = facts.images
+    return str(Path(images["path"]) / name) if images["kind"] == FOLDER else name
+
+
+def _unit(vector: Float32[np.ndarray, "e"]) -> Float32[np.ndarray, "e"]:
+    length = float(np.linalg.norm(vector))
+    if length < SHORTEST:
+        raise UserError("the parts of this query take each other away: leave one of them out")
+    return (vector / length).astype(np.float32)
+
+
+def _printable(text: str) -> str:
+    """Names and captions are anybody's: what could steer a terminal is shown escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

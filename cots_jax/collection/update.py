@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An index brought up to date: only what is new or changed is embedded, what is gone is dropped.
+
+A picture is taken for untouched while its stamp (size and time of change) is the same, and for
+equal while the digest of its content is. Parts that lose a row, and parts that are less than half
+full, are written anew from their own vectors; the others stay as they are. So an index holds the
+rows that a new one would, in another order: untouched parts first, then what was left of the
+others, then what is new, in the source's order (own choice, all of it).
+"""
+
+import dataclasses
+import functools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from cots_jax.collection.claim import claimed
+from cots_jax.collection.parts_writer import PART_ROWS, PartsWriter
+from cots_jax.collection.plan import Place, Plan, make_plan
+from cots_jax.collection.skipped import SKIPPED_FILE, in_words, read_skipped, write_skipped
+from cots_jax.collection.sources import Entry, Skipped, Source
+from cots_jax.data.prepare.pictures import PictureError, strict_decoding
+from cots_jax.data.prepare.progress import track
+from cots_jax.data.prepare.threads import in_order
+from cots_jax.errors import UserError
+from cots_jax.retrieval.checks import check_embeddings
+from cots_jax.retrieval.embed import EMBED_BATCH
+from cots_jax.retrieval.index_files import (
+    IMAGES,
+    INDEX_FILE,
+    TEXTS,
+    Facts,
+    Part,
+    Row,
+    Storage,
+    fault,
+    find_part,
+    part_numbers,
+    part_rows,
+    part_vectors,
+    read_facts,
+    remove_part,
+    write_facts,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What embeds: decoded pictures and captions to unit vectors."""
+
+    images: Callable[[Sequence[UInt8[np.ndarray, "s s 3"]]], Float32[np.ndarray, "n e"]]
+    texts: Callable[[Sequence[str]], Float32[np.ndarray, "n e"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """Whose vectors an index holds: known without loading the model.
+
+    path: the model's folder; identity: tells it from any other, in JSON; preprocessing in JSON,
+    with `size`; load: called when the first picture has to be embedded.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    storage: Storage
+    load: Callable[[], Encoder]
+
+
+@dataclasses.dataclass(frozen=True)
+class Updated:
+    """What an update did, in pictures."""
+
+    before: Facts | None
+    facts: Facts
+    embedded: int
+
+    @property
+    def dropped(self) -> int:
+        """Rows of the index before whose pictures are gone, or were embedded again."""
+        old = 0 if self.before is None else self.before.rows
+        return max(0, old + self.embedded - self.facts.rows)
+
+    def summary(self, out: Path) -> str:
+        """In one line."""
+        done = f"embedded {self.embedded:,}, dropped {self.dropped:,}"
+        if self.facts == self.before:
+            done = "nothing changed"
+        return f"{out}: {self.facts.rows:,} pictures; {done}; {in_words(dict(self.facts.skipped))}"
+
+
+def update(out: Path, source: Source, maker: Maker, size: int = PART_ROWS) -> Updated:
+    """Makes the index in `out` hold the pictures of a source; size: rows of a part.
+
+    A killed update is taken up after its finished parts. UserError where the index is of another
+    model, storage or collection, where another process writes it, and where no picture can be
+    used; the index is then as it was.
+    """
+    with claimed(out):
+        before = read_facts(out) if (out / INDEX_FILE).exists() else None
+        if before is not None:
+            _refuse_other(out, before, source, maker)
+        made_by = {**maker.identity, "dtype": str(maker.storage), "kind": source.location["kind"]}
+        parts = _usable_parts(out, before, made_by)
+        whole = before is not None and list(before.parts) == parts
+        if before is not None and whole and source.state and _state(before) == source.state:
+            return Updated(before, before, 0)
+        plan = make_plan(out, source, parts, size)
+        writer = PartsWriter(out, maker.storage, made_by, size)
+        done = _write(out, source, maker, plan, writer)
+        kept = [part for part in parts if part.number in plan.untouched]
+        final = (*kept, *writer.finish())
+        skipped = [*plan.skipped, *done.skipped]
+        if skipped != read_skipped(out) or not (out / SKIPPED_FILE).exists():
+            write_skipped(out, skipped)
+        counts = dict(Counter(one.reason for one in skipped))
+        if not final:
+            place = _place(source.location)
+            raise UserError(f"no picture of {place} can be used: {in_words(counts)}")
+        facts = _facts(out, source, maker, final, counts)
+        if facts != before:
+            write_facts(out, facts)
+        for number in set(part_numbers(out)) - {part.number for part in final}:
+            remove_part(out, number)
+        return Updated(before, facts, done.embedded)
+
+
+def _refuse_other(out: Path, before: Facts, source: Source, maker: Maker) -> None:
+    """UserError where the index is not one that this update could go on with."""
+    remedy = f"choose another --out, or remove {out}"
+    found = {name: before.model.get(name) for name in maker.identity}
+    if found != maker.identity:
+        raise UserError(
+            f"{out} was made with {before.model['path']} {_shown(found)} and {maker.path} is now "
+            f"{_shown(maker.identity)}, whose vectors do not mix: {remedy}"
+        )
+    if before.storage != maker.storage:
+        raise UserError(
+            f"{out} keeps {before.storage}, not {maker.storage}: name that in --dtype, or {remedy}"
+        )
+    place = {name: value for name, value in before.images.items() if name != "state"}
+    moved = place["kind"] == source.location["kind"] and not Path(place["path"]).exists()
+    if place != source.location and not moved:
+        raise UserError(f"{out} is the index of {_place(place)}: {remedy}")
+
+
+def _place(location: Mapping[str, Any]) -> str:
+    return "#".join(filter(None, (location["path"], location.get("split"))))
+
+
+def _shown(identity: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {str(value)[:12]}" for name, value in identity.items())
+
+
+def _state(before: Facts) -> str | None:
+    return before.images.get("state")
+
+
+def _usable_parts(out: Path, before: Facts | None, made_by: Mapping[str, Any]) -> list[Part]:
+    """Those of the index that are as they were written, then those that a killed run finished."""
+    listed = [] if before is None else before.parts
+    whole = [part for part in listed if fault(out, part) is None]
+    others = sorted(set(part_numbers(out)) - {part.number for part in listed})
+    found = (find_part(out, number, made_by) for number in others)
+    return [*whole, *(part for part in found if part is not None)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Same:
+    """A picture that was touched and is still the same."""
+
+    row: Row
+    place: Place
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A picture to be embedded."""
+
+    row: Row
+    image: UInt8[np.ndarray, "s s 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    embedded: int
+    skipped: Sequence[Skipped]
+
+
+def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWriter) -> _Done:
+    """Rows that stay of parts that do not, then the suspects, in batches."""
+    stored = _Vectors(out, plan.parts)
+    for number, rows in plan.left.items():
+        if rows.any():
+            facts = part_rows(out, plan.parts[number])
+            for row in np.flatnonzero(rows):
+                writer.add(facts[row], stored.of(number, int(row)))
+    encoder = functools.cache(maker.load)
+    look = functools.partial(_look, source, plan.known, maker.preprocessing["size"])
+    waiting: list[_Same | _Decoded] = []
+    skipped: list[Skipped] = []
+    embedded = 0
+
+    def flush() -> None:
+        images = [one for one in waiting if isinstance(one, _Decoded)]
+        vectors = iter(_embed(encoder(), images, source) if images else ())
+        for one in waiting:
+            same = isinstance(one, _Same)
+            found = stored.of(one.place.part, one.place.row) if same else next(vectors)
+            writer.add(one.row, found)
+        waiting.clear()
+
+    for found in _looked_at(look, plan.suspects):
+        if isinstance(found, Skipped):
+            skipped.append(found)
+            continue
+        waiting.append(found)
+        embedded += isinstance(found, _Decoded)
+        if len(waiting) == EMBED_BATCH:
+            flush()
+    flush()
+    return _Done(embedded, skipped)
+
+
+def _looked_at(
+    look: Callable[[Entry], _Same | _Decoded | Skipped], suspects: Sequence[Entry]
+) -> Iterator[_Same | _Decoded | Skipped]:
+    if suspects:  # no progress line about nothing
+        with strict_decoding():
+            pictures = track(suspects, "embedding pictures")
+            yield from in_order(look, pictures, workers=os.cpu_count() or 1)
+
+
+def _look(
+    source: Source, known: Mapping[str, Place], size: int, entry: Entry
+) -> _Same | _Decoded | Skipped:
+    try:
+        content = entry.read()
+        row = Row(entry.name, content.captions, entry.stamp, content.digest())
+        place = known.get(entry.name)
+        if place is not None and place.digest == row.digest:
+            return _Same(row, place)
+        return _Decoded(row, source.decode(content.image, size))
+    except PictureError as fault:
+        return Skipped(entry.name, str(fault), entry.stamp)
+
+
+def _embed(
+    encoder: Encoder, pictures: Sequence[_Decoded], source: Source
+) -> Iterator[dict[str, Float32[np.ndarray, "e"]]]:
+    """The vectors of each picture by kind."""
+    by_kind = {IMAGES: check_embeddings(encoder.images([one.image for one in pictures]), "picture")}
+    if source.has_captions:
+        texts = [(*one.row.captions, "")[0] for one in pictures]
+        by_kind[TEXTS] = check_embeddings(encoder.texts(texts), "caption")
+    for row in range(len(pictures)):
+        yield {kind: matrix[row] for kind, matrix in by_kind.items()}
+
+
+class _Vectors:
+    """The vectors of stored rows, by kind."""
+
+    def __init__(self, out: Path, parts: Sequence[Part]):
+        self._out, self._parts = out, parts
+        self._open = functools.cache(self._map)
+
+    def of(self, number: int, row: int) -> dict[str, Float[np.ndarray, "e"]]:
+        """Of one row of one part."""
+        return {kind: np.array(matrix[row]) for kind, matrix in self._open(number).items()}
+
+    def _map(self, number: int) -> dict[str, Float[np.ndarray, "n e"]]:
+        part = self._parts[number]
+        kinds = [kind for kind in (IMAGES, TEXTS) if kind in part.files]
+        return {kind: part_vectors(self._out, part, kind) for kind in kinds}
+
+
+def _facts(
+    out: Path, source: Source, maker: Maker, parts: tuple[Part, ...], skipped: Mapping[str, int]
+) -> Facts:
+    where = {
+        "path": str(maker.path.resolve()),
+        "relative": os.path.relpath(maker.path.resolve(), out.resolve()),
+    }
+    state = {"state": source.state} if source.state else {}
+    return Facts(
+        images={**source.location, **state},
+        model={**where, **maker.identity},
+        preprocessing=dict(maker.preprocessing),
+        width=part_vectors(out, parts[0], IMAGES).shape[1],
+        storage=maker.storage,
+        skipped=dict(skipped),
+        parts=parts,
+    )

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Searches a collection of pictures by text or picture.
+
+python -m cots_jax.search index --model=runs/demo --images=photos --out=indexes/photos
+python -m cots_jax.search query --index=indexes/photos --text="a red car"
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from cots_jax.collection.expression import in_words
+from cots_jax.collection.flags import parser
+from cots_jax.collection.indexing import index_collection
+from cots_jax.collection.query import Question, ask, table
+from cots_jax.compilation_cache import use_compilation_cache
+from cots_jax.errors import UserError
+from cots_jax.retrieval.index_files import INDEX_FILE
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status: 0 done, 1 failed with one line of reason, 2 wrong use."""
+    flags = parser(__doc__).parse_args(argv)
+    try:
+        use_compilation_cache()
+        print(_index(flags) if flags.command == "index" else _query(flags), end="")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _index(flags: argparse.Namespace) -> str:
+    done = index_collection(flags.model, flags.images, flags.out, flags.dtype)
+    print(done.summary(flags.out), file=sys.stderr)
+    return (flags.out / INDEX_FILE).read_text(encoding="utf-8") if flags.json else ""
+
+
+def _query(flags: argparse.Namespace) -> str:
+    question = Question(flags.text, flags.image, flags.minus)
+    hits = ask(flags.index, question, flags.top, flags.model)
+    if len(question.terms()) > 1:
+        print(f"looked for {in_words(question.terms())}", file=sys.stderr)
+    if flags.json:
+        return json.dumps({"hits": [hit.to_json() for hit in hits]}) + "\n"
+    return table(hits) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
