@@ -11,7 +11,8 @@ from tiny_world import Tiny
 
 import cots_jax
 from cots_jax import Index, Pretrained, UserError
-from cots_jax.data.pipeline import PairTable, Source, image_batches, text_batches
+from cots_jax.data.pair_table import PairTable, Source
+from cots_jax.data.pipeline import image_batches, text_batches
 from cots_jax.data.records import open_split
 from cots_jax.retrieval.embed import EMBED_BATCH, embed_images, embed_texts
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prepare_cases import ids, jpeg, reasons, records, rejects
 
-from cots_jax.data.prepare import fill, shards
+from cots_jax.data.prepare import kept, shards
 from cots_jax.data.prepare.classes import ClassesOptions, prepare_classes
 from cots_jax.data.prepare.merge import merge_parts
 from cots_jax.data.prepare.splits import split_folder
@@ -161,7 +161,7 @@ def _many(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_killed_run_goes_on(tmp_path, monkeypatch):
     _many(tmp_path, monkeypatch)
     _prepare(tmp_path, "whole")
-    made = fill.normalise_picture
+    made = kept.normalise_picture
     left = iter(range(17))
 
     def dies(data: bytes, longest_side: int) -> bytes:
@@ -170,10 +170,10 @@ def test_a_killed_run_goes_on(tmp_path, monkeypatch):
         return made(data, longest_side)
 
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(fill, "normalise_picture", dies)
+    monkeypatch.setattr(kept, "normalise_picture", dies)
     with pytest.raises(KeyboardInterrupt):
         _prepare(tmp_path, name="whole")
-    monkeypatch.setattr(fill, "normalise_picture", made)
+    monkeypatch.setattr(kept, "normalise_picture", made)
     _prepare(tmp_path, name="whole")
     assert _files(tmp_path / "out") == _files(tmp_path / "whole")
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prepare_cases import ids, jpeg, reasons, records
 
-from cots_jax.data.prepare import fill, tfds_folder
+from cots_jax.data.prepare import kept, tfds_folder
 from cots_jax.data.prepare import tfds as source_of_tfds
 from cots_jax.data.prepare.merge import merge_parts
 from cots_jax.data.prepare.pictures import normalise_picture
@@ -163,7 +163,7 @@ def test_parts_are_the_whole_and_a_killed_run_goes_on(tmp_path, monkeypatch):
         decoded.append(data)
         return normalise_picture(data, longest_side)
 
-    monkeypatch.setattr(fill, "normalise_picture", decode)
+    monkeypatch.setattr(kept, "normalise_picture", decode)
     with pytest.raises(KeyboardInterrupt):
         prepare(folder, tmp_path / "killed")
     decoded.clear()
