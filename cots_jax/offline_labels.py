@@ -137,10 +137,10 @@ def _train_probe(
         batches = image_batches(train.table, embedded_rows(train.table.frames))
         images = embed_images(opened.towers, opened.model, opened.preprocessing, batches)
     label = label_numbers(said, labels, read.where, IN_PROBE)
-    held_out = held_out_tenth(read.contents.digest)
+    held_out = held_out_tenth(read.contents.digests.picture)
     probe = fit_probe(images.features, label, held_out, len(labels))
     (name,) = lineage_of([asked.probe], [read_facts(asked.probe.folder)["fingerprint"]])
-    return TrainedProbe(probe, labels, name, read.contents.digest)
+    return TrainedProbe(probe, labels, name, read.contents.digests.picture)
 
 
 def _check_probe(train: ReadSet, labels: Sequence[str], sets: Sequence[ReadSet]) -> None:
@@ -159,6 +159,7 @@ def _probe_accuracy(
     probe, labels = trained.probe, trained.labels
     label = label_numbers(read.contents.labels(), labels, read.where, IN_PROBE)
     answers = linear_answers(probe.weights, images, label)
+    seen_before = np.isin(read.contents.digests.picture, trained.digest)
     method = {
         "name": "linear probe",
         "trained_on": trained.name,
@@ -169,7 +170,7 @@ def _probe_accuracy(
         "chosen_on": probe.held_out,
         "steps": probe.fitted.steps,
         "largest_gradient": probe.fitted.gradient,
-        "pictures_also_in_training": int(np.isin(read.contents.digest, trained.digest).sum()),
+        "pictures_also_in_training": int(seen_before.sum()),
     }
     protocol = class_protocol(result.protocol, len(label), len(labels), method)
     return measure(result.name, protocol, answers, label, labels)

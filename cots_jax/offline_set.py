@@ -48,7 +48,7 @@ def judge(
     """
     source = read.chosen.table.sources[0]
     trained_on = (*opened.lineage.trained_on, *opened.lineage.fine_tuned_on)
-    audited = audit(trained_on, source.folder, source.split, read.contents.digest)
+    audited = audit(trained_on, source.folder, source.split, read.contents.digests)
     scored = evaluate_set(
         opened.towers, opened.model, opened.preprocessing, read.chosen, opened.lineage
     )
@@ -66,7 +66,7 @@ def judge(
         breakdown=_breakdown(read, scored),
         examples=_examples(read, scored),
         task_distance=task_distance(opened, scored),
-        notes=audited.notes(read.where, len(read.contents.digest)),
+        notes=audited.notes(read.where, len(read.contents.digests.picture)),
     )
 
 

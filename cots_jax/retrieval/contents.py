@@ -3,10 +3,11 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import Int64, UInt64
 
 from cots_jax.data.pair_table import PairTable
 from cots_jax.data.prepare.looks import digest_number
@@ -16,12 +17,21 @@ from cots_jax.retrieval.evaluation import EvaluationSet
 
 
 @dataclass(frozen=True)
+class Digests:
+    """The first 64 bits of a sha256 of each stored picture, and of it with each caption."""
+
+    picture: UInt64[np.ndarray, "r"]
+    pair: UInt64[np.ndarray, "p"]
+    record: Int64[np.ndarray, "p"]  # that a pair is of
+
+
+@dataclass(frozen=True)
 class Contents:
     """Of each record, in stored order. source: where it came from, see `source_of`."""
 
     captions: tuple[tuple[str, ...], ...]
     source: tuple[str, ...]
-    digest: UInt64[np.ndarray, "r"]  # of the stored picture
+    digests: Digests
 
     def labels(self) -> list[str]:
         """The first caption of each picture."""
@@ -62,7 +72,8 @@ class ReadSet:
 class _Seen:
     captions: tuple[str, ...]
     source: str
-    digest: int
+    picture: int
+    pairs: tuple[int, ...]
 
 
 def contents_of(table: PairTable) -> Contents:
@@ -71,16 +82,24 @@ def contents_of(table: PairTable) -> Contents:
     return Contents(
         tuple(one.captions for one in seen),
         tuple(one.source for one in seen),
-        np.array([one.digest for one in seen], np.uint64),
+        _digests(seen),
     )
 
 
-def picture_digests(folder: str, split: str) -> UInt64[np.ndarray, "r"]:
-    """The first 64 bits of the sha256 of each stored picture. Raises UserError."""
+def digests_of(folder: str, split: str) -> Digests:
+    """Those of a prepared split. Raises UserError."""
     with open_split(folder, split) as opened:
         rows = range(len(opened))
-        read = in_order(lambda row: digest_number(opened.record(row).image), rows, _workers())
-        return np.fromiter(read, np.uint64, len(rows))
+        return _digests(list(in_order(lambda row: _see(opened.record(row)), rows, _workers())))
+
+
+def _digests(seen: Sequence[_Seen]) -> Digests:
+    pairs = [(row, pair) for row, one in enumerate(seen) for pair in one.pairs]
+    return Digests(
+        np.array([one.picture for one in seen], np.uint64),
+        np.array([pair for _, pair in pairs], np.uint64),
+        np.array([row for row, _ in pairs], np.int64),
+    )
 
 
 def source_of(source_row: str) -> str:
@@ -91,7 +110,10 @@ def source_of(source_row: str) -> str:
 
 
 def _see(record: Record) -> _Seen:
-    return _Seen(record.captions, source_of(record.source_row), digest_number(record.image))
+    picture = digest_number(record.image)
+    known = picture.to_bytes(8, "big")
+    pairs = tuple(digest_number(known + caption.encode()) for caption in record.captions)
+    return _Seen(record.captions, source_of(record.source_row), picture, pairs)
 
 
 def _workers() -> int:

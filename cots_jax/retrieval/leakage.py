@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt64
 
 from cots_jax.data.records import read_facts
 from cots_jax.errors import UserError
-from cots_jax.retrieval.contents import picture_digests
+from cots_jax.retrieval.contents import Digests, digests_of
 from cots_jax.retrieval.protocols import Leakage
 
 ENTRY = re.compile(r"(.+)#([^#]+) \(([0-9a-f]{12})\)")  # as data/specs.py writes it
@@ -33,24 +32,17 @@ class Audit:
 
     def notes(self, evaluated: str, pictures: int) -> list[str]:
         """What to say of it; `evaluated`: FOLDER#SPLIT with so many pictures."""
-        said = [
-            f"LEAKAGE: {leak.pictures:,} of {pictures:,} pictures of {evaluated} are in "
-            f"{leak.folder}#{leak.split}, which this model was trained on"
-            for leak in self.found
-        ]
         return [
-            *said,
+            *(f"LEAKAGE into {evaluated}: {leak.said(pictures)}" for leak in self.found),
             *(f"leakage into {evaluated} not checked: {why}" for why in self.not_checked),
         ]
 
 
-def audit(
-    trained_on: Sequence[str], folder: str, split: str, digest: UInt64[np.ndarray, "r"]
-) -> Audit:
+def audit(trained_on: Sequence[str], folder: str, split: str, digests: Digests) -> Audit:
     """Looks for an evaluated split among what the lineage names, and for its pictures in there.
 
     trained_on: entries of a lineage; those that are no prepared folder, such as published weights,
-    cannot be looked into. digest: of the evaluated pictures. Never raises for a training folder.
+    cannot be looked into. digests: of the evaluated split. Never raises for a training folder.
     """
     evaluated = read_facts(folder)["fingerprint"][:12]
     found, not_checked = [], []
@@ -60,7 +52,7 @@ def audit(
             continue
         there, of_split, fingerprint = named.groups()
         if (fingerprint, of_split) == (evaluated, split):
-            found.append(Leakage(there, of_split, len(digest)))
+            found.append(Leakage(there, of_split, len(digests.picture), len(digests.picture)))
             continue
         try:
             # the same data may lie in another folder by now: then that one is looked into
@@ -68,9 +60,10 @@ def audit(
         except _NotCheckedError as why:
             not_checked.append(str(why))
             continue
-        pictures = int(np.isin(digest, trained).sum())
+        pictures = int(np.isin(digests.picture, trained.picture).sum())
         if pictures:
-            found.append(Leakage(there, of_split, pictures))
+            told = np.unique(digests.record[np.isin(digests.pair, trained.pair)])
+            found.append(Leakage(there, of_split, pictures, len(told)))
     found.sort(key=lambda leak: -leak.pictures)
     return Audit(tuple(found), tuple(not_checked))
 
@@ -80,7 +73,7 @@ class _NotCheckedError(Exception):
 
 
 @functools.lru_cache(maxsize=8)  # several sets are evaluated against one training folder
-def _digests(folder: str, split: str, fingerprint: str) -> UInt64[np.ndarray, "r"]:
+def _digests(folder: str, split: str, fingerprint: str) -> Digests:
     try:
         facts = read_facts(folder)
     except UserError as error:
@@ -94,6 +87,6 @@ def _digests(folder: str, split: str, fingerprint: str) -> UInt64[np.ndarray, "r
             "nothing is read for this; prepare --exclude keeps evaluated pictures out"
         )
     try:
-        return picture_digests(folder, split)
+        return digests_of(folder, split)
     except UserError as error:
         raise _NotCheckedError(str(error)) from error

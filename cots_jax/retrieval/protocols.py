@@ -45,6 +45,14 @@ class Leakage:
     folder: str  # as the lineage names it
     split: str
     pictures: int  # of the evaluated split
+    with_caption: int  # that stand there with a caption that they have here
+
+    def said(self, of: int) -> str:
+        """In words; `of`: how many pictures are evaluated."""
+        return (
+            f"{self.pictures:,} of {of:,} pictures are in {self.folder}#{self.split}, which this "
+            f"model was trained on, {self.with_caption:,} of them with a caption of theirs"
+        )
 
 
 @dataclass(frozen=True)

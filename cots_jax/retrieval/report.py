@@ -151,10 +151,7 @@ def leakage_row(leakage: Leakage | None, pictures: int, columns: int) -> str:
     """The row of a table that says that its set was trained on; empty where nothing was found."""
     if leakage is None:
         return ""
-    said = (
-        f"Leakage: {leakage.pictures:,} of {pictures:,} pictures are in {leakage.folder}#"
-        f"{leakage.split}, which this model was trained on"
-    )
+    said = f"Leakage: {leakage.said(pictures)}"
     return f'<tr class="leak"><td colspan="{columns}">{escape(said)}</td></tr>\n'
 
 

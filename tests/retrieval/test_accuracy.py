@@ -71,7 +71,7 @@ def test_intervals_hold_what_they_say():
     assert {end for interval in sure.values() for end in dataclasses.astuple(interval)} == {100.0}
 
 
-@pytest.mark.parametrize("leakage", [None, Leakage("d", "train", 3)])
+@pytest.mark.parametrize("leakage", [None, Leakage("d", "train", 3, 1)])
 def test_a_row_comes_back(leakage):
     found = some_accuracy(leakage)
     row = json.loads(json.dumps(accuracy_json(found)))
@@ -93,7 +93,7 @@ def test_the_table_says_by_what_it_was_measured():
 
 
 def test_the_page_escapes_and_warns():
-    page = draw_accuracies([some_accuracy(Leakage("d", "train", 3))])
+    page = draw_accuracies([some_accuracy(Leakage("d", "train", 3, 1))])
     assert "<owl>" not in page
     assert "&lt;owl&gt;" in page
     assert "Leakage: 3 of 6 pictures are in d#train" in page

@@ -11,19 +11,19 @@ from PIL import Image
 
 from cots_jax.data.prepare.classes import ClassesOptions, prepare_classes
 from cots_jax.retrieval import leakage
-from cots_jax.retrieval.contents import picture_digests, source_of
+from cots_jax.retrieval.contents import digests_of, source_of
 from cots_jax.retrieval.leakage import audit
 from cots_jax.retrieval.protocols import Leakage
 
 
-def _prepared(folder: pathlib.Path, **splits: range) -> str:
+def _prepared(folder: pathlib.Path, word: str = "word", **splits: range) -> str:
     """A prepared folder with these pictures in its splits."""
     source = folder.with_name(folder.name + "-in")
     for split, seeds in splits.items():
-        (source / split / "word").mkdir(parents=True)
+        (source / split / word).mkdir(parents=True)
         for seed in seeds:
             noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-            Image.fromarray(noise).save(source / split / "word" / f"{seed}.png")
+            Image.fromarray(noise).save(source / split / word / f"{seed}.png")
     prepare_classes(folder, ClassesOptions(source=source))
     return str(folder)
 
@@ -39,16 +39,17 @@ def _afresh():
 
 
 def _audit(entries, folder: str, split: str):
-    return audit(entries, folder, split, picture_digests(folder, split))
+    return audit(entries, folder, split, digests_of(folder, split))
 
 
 def test_the_split_itself_needs_no_folder(tmp_path):
     own = _prepared(tmp_path / "own", train=range(5), val=range(10, 13))
     entry = _entry(own, "val").replace(own, "gone/own")
     found = _audit(["bert-base", entry], own, "val")
-    assert found.found == (Leakage("gone/own", "val", 3),)
+    assert found.found == (Leakage("gone/own", "val", 3, 3),)
     assert found.notes("own#val", 3) == [
-        "LEAKAGE: 3 of 3 pictures of own#val are in gone/own#val, which this model was trained on"
+        "LEAKAGE into own#val: 3 of 3 pictures are in gone/own#val, which this model was trained "
+        "on, 3 of them with a caption of theirs"
     ]
 
 
@@ -64,7 +65,7 @@ def test_pictures_in_other_folders_are_counted_the_worst_first(tmp_path):
     some = _prepared(tmp_path / "some", train=range(3, 9))
     more = _prepared(tmp_path / "more", train=range(1, 9))
     found = _audit([_entry(some, "train"), _entry(more, "train")], own, "val")
-    assert found.found == (Leakage(more, "train", 3), Leakage(some, "train", 1))
+    assert found.found == (Leakage(more, "train", 3, 3), Leakage(some, "train", 1, 1))
     assert len(found.notes("own#val", 4)) == 2
 
 
@@ -91,8 +92,15 @@ def test_what_is_not_here_is_said_and_never_fatal(tmp_path, monkeypatch):
 
 
 def test_no_lineage_no_findings(tmp_path):
-    assert audit(["clip", "x#y"], _prepared(tmp_path / "own", val=range(3)), "val",
-                 np.zeros(3, np.uint64)) == leakage.Audit()  # fmt: skip
+    own = _prepared(tmp_path / "own", val=range(3))
+    assert _audit(["clip", "x#y"], own, "val") == leakage.Audit()
+
+
+def test_pictures_under_other_captions_are_told_apart(tmp_path):
+    own = _prepared(tmp_path / "own", val=range(4))
+    other = _prepared(tmp_path / "other", word="name", train=range(2, 9))
+    found = _audit([_entry(other, "train")], own, "val")
+    assert found.found == (Leakage(other, "train", 2, 0),)
 
 
 @pytest.mark.parametrize(

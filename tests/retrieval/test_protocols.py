@@ -66,10 +66,15 @@ def test_frames_appear_for_videos_only():
 
 def test_leakage_appears_where_there_is_some(tmp_path):
     found = result()
-    protocol = dataclasses.replace(found.protocol, leakage=Leakage("data/a", "train", 2))
+    protocol = dataclasses.replace(found.protocol, leakage=Leakage("data/a", "train", 2, 1))
     leaking = dataclasses.replace(found, protocol=protocol)
     row = results_json([leaking])["results"][0]["protocol"]
-    assert row["leakage"] == {"folder": "data/a", "split": "train", "pictures": 2}
+    assert row["leakage"] == {
+        "folder": "data/a",
+        "split": "train",
+        "pictures": 2,
+        "with_caption": 1,
+    }
     assert "leakage" not in results_json([found])["results"][0]["protocol"]
     write_results(tmp_path / "results.json", [leaking, found])
     assert read_results(tmp_path / "results.json") == [leaking, found]
