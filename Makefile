@@ -49,7 +49,7 @@ $(VENV)/.libtpu-tried: $(VENV)/.test-installed
 
 test-slow: export COTS_LIBTPU = $(abspath $(VENV)/libtpu)
 test-slow: $(VENV)/.libtpu-tried
-	$(bin)/python -m pytest -m slow -n $(WORKERS) --dist loadgroup -q
+	$(bin)/python -m pytest -m slow -n $(WORKERS) --dist loadfile -q
 
 # Large pages: without them a step faults in and clears some 23,000 small ones for its buffers.
 demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
