@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
-from cots_jax.offline import Evaluation, Request, evaluate_embeddings, evaluate_folder
-from cots_jax.offline_flags import parse_flags
+from cots_jax.offline.flags import parse_flags
+from cots_jax.offline.folder import Evaluation, Request, evaluate_embeddings, evaluate_folder
 from cots_jax.processes import is_first, join_processes
 from cots_jax.retrieval.embeddings_io import load_embeddings
 

@@ -35,14 +35,9 @@ FLOORS = {
     "collection": 6,
     "image_tokenizer": 6,
     "arguments": 7,
-    "offline_flags": 7,
-    "offline_labels": 6,
-    "offline_levels": 7,
-    "offline_set": 8,
-    "offline_tokenizer": 7,
-    "offline": 9,
-    "train": 9,
-    **dict.fromkeys(DOORS, 10),
+    "offline": 8,
+    "train": 8,
+    **dict.fromkeys(DOORS, 9),
 }
 
 

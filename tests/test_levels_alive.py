@@ -10,7 +10,7 @@ from doors import PROJECT, run_apart
 
 from cots_jax.data.specs import parse_sources
 from cots_jax.image_tokenizer import load_frozen
-from cots_jax.offline_levels import check_levels, task_distance
+from cots_jax.offline.levels import check_levels, task_distance
 from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.evaluation import evaluate_set, open_sets
 

@@ -14,11 +14,11 @@ from cots_jax.data.records import read_facts
 from cots_jax.data.specs import parse_sources
 from cots_jax.errors import UserError
 from cots_jax.image_tokenizer import load_frozen
-from cots_jax.offline_flags import LABELLING
-from cots_jax.offline_labels import Labelling, Sorters
-from cots_jax.offline_levels import token_grid
-from cots_jax.offline_set import judge
-from cots_jax.offline_tokenizer import evaluate_tokenizer
+from cots_jax.offline.findings import judge
+from cots_jax.offline.flags import LABELLING
+from cots_jax.offline.labels import Labelling, Sorters
+from cots_jax.offline.levels import token_grid
+from cots_jax.offline.tokenizer import evaluate_tokenizer
 from cots_jax.pretrained import Pretrained, read_config
 from cots_jax.processes import is_first, this_process
 from cots_jax.retrieval.accuracy import accuracy_table

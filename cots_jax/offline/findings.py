@@ -5,8 +5,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from cots_jax.image_tokenizer import ImageTokenizer
-from cots_jax.offline_labels import Sorters
-from cots_jax.offline_levels import check_levels, task_distance
+from cots_jax.offline.labels import Sorters
+from cots_jax.offline.levels import check_levels, task_distance
 from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.accuracy import Accuracy
 from cots_jax.retrieval.breakdown import BrokenDown, break_down
