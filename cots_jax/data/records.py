@@ -11,7 +11,7 @@ import pathlib
 import threading
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -57,7 +57,7 @@ def pack_record(record: Record) -> bytes:
 
     A picture's has no key for frames: it is the same, bit by bit, as before there were videos.
     """
-    fields: dict[str, Any] = asdict(record)
+    fields: dict[str, Any] = dict(vars(record))
     if not record.frames:
         del fields["frames"]
     packed: Any = msgpack.packb(fields, use_bin_type=True)

@@ -15,7 +15,7 @@ from films import levels, number_of, write_film
 from PIL import Image
 from prepare_cases import ids, jpeg, reasons, records, rejects
 
-from cots_jax.data.prepare import fill, kept, shards, videos
+from cots_jax.data.prepare import kept, shards, videos
 from cots_jax.data.prepare.inspection import inspect
 from cots_jax.data.prepare.merge import merge_parts
 from cots_jax.data.prepare.tasks import Task
@@ -146,7 +146,7 @@ def test_everything_unusable_is_listed(tmp_path, clips):
 
 @pytest.mark.parametrize("workers", [1, 7])
 def test_the_same_folder_whatever_the_number_of_threads(tmp_path, clips, monkeypatch, workers):
-    monkeypatch.setattr(fill.os, "cpu_count", lambda: workers)
+    monkeypatch.setattr(os, "cpu_count", lambda: workers)
     options = source(tmp_path / "in", rows_of(*CLIPS), clips, name="n")
     prepare_videos(tmp_path / "out", options)
     monkeypatch.undo()
@@ -160,7 +160,7 @@ class Killed(BaseException):
 
 def test_a_killed_run_goes_on_after_its_finished_shards(tmp_path, clips, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_BYTES", 8000)
-    monkeypatch.setattr(fill.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     options = source(tmp_path / "in", rows_of(*CLIPS), clips, name="n")
     prepare_videos(tmp_path / "whole", options)
     decode, decoded = kept.video_frames, []

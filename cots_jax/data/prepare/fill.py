@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples to the records of a folder: decoded in threads, written in the order of the source."""
 
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +16,7 @@ from cots_jax.data.prepare.progress import track_units
 from cots_jax.data.prepare.samples import BadRow, Sample, Unit
 from cots_jax.data.prepare.settings import Settings
 from cots_jax.data.prepare.splits import held_out_split
-from cots_jax.data.prepare.threads import in_order
+from cots_jax.data.prepare.threads import decoders, in_order
 from cots_jax.data.prepare.traces import Trace
 from cots_jax.data.prepare.twins import Duplicates, Twins
 from cots_jax.data.prepare.write import (
@@ -121,7 +120,7 @@ def _write(units: Sequence[Unit], source: Source, settings: Settings, writer: Fo
     mine = units[share.start : share.stop]
     noun = "videos" if source.frames else "pictures"
     samples = track_units(mine, f"reading {noun}", first=share.start)
-    for found in in_order(decode, samples, workers=os.cpu_count() or 1):
+    for found in in_order(decode, samples, decoders()):
         if isinstance(found, BadRow):
             reject(found, writer)
         else:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Work done by threads, handed on in order."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,6 +9,13 @@ from typing import TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+def decoders() -> int:
+    """How many threads decode: one more than there are cores, so that none of those is idle while a
+    thread waits for the disk or for the writer."""
+    cores = os.cpu_count() or 1
+    return cores + 1 if cores > 1 else 1
 
 
 def in_order(work: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
