@@ -233,7 +233,7 @@ def _looked_at(
     if suspects:  # no progress line about nothing
         with strict_decoding():
             pictures = track(suspects, "embedding pictures")
-            yield from in_order(look, pictures, workers=os.cpu_count() or 1)
+            yield from in_order(look, pictures)
 
 
 def _look(

@@ -46,9 +46,7 @@ def decode_given(given: Iterable[Given], size: int) -> Iterator[UInt8[np.ndarray
     if isinstance(given, str | os.PathLike | Image.Image):
         raise UserError("one picture was given where a list of them is taken: write [picture]")
     with strict_decoding():
-        yield from in_order(
-            lambda item: _decode(*item, size), enumerate(given), os.cpu_count() or 1
-        )
+        yield from in_order(lambda item: _decode(*item, size), enumerate(given))
 
 
 def _decode(number: int, picture: Given, size: int) -> UInt8[np.ndarray, "s s 3"]:

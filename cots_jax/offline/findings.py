@@ -9,7 +9,7 @@ from cots_jax.offline.labels import Sorters
 from cots_jax.offline.levels import check_levels, task_distance
 from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.accuracy import Accuracy
-from cots_jax.retrieval.breakdown import BrokenDown, break_down
+from cots_jax.retrieval.breakdown import break_down
 from cots_jax.retrieval.breakdown_page import ShownBreakdown
 from cots_jax.retrieval.contents import ReadSet
 from cots_jax.retrieval.evaluation import Scored, evaluate_set, with_intervals
@@ -56,15 +56,15 @@ def judge(
     worst = audited.found[0] if audited.found else None
     said = dataclasses.replace(result.protocol, leakage=worst)
     result = dataclasses.replace(result, protocol=said)
-    images = scored.images.features
+    evaluated, images = _evaluated(read, scored), scored.images.features
     probed = sorters.linear_probe(result, images, read)
     return Findings(
         result=result,
         levels=check_levels(opened, image_tokenizer, read.chosen),
         zero_shot=sorters.zero_shot(result, images, read),
         linear_probe=probed,
-        breakdown=_breakdown(read, scored),
-        examples=_examples(read, scored),
+        breakdown=_breakdown(read, evaluated),
+        examples=best_and_worst_examples(evaluated),
         task_distance=task_distance(opened, scored),
         notes=audited.notes(read.where, len(read.contents.digests.picture)),
     )
@@ -76,21 +76,10 @@ def _named(protocol: str, scored: Scored) -> Result:
     return evaluate_by(protocol, scored.result, images.features, texts.features, *groups)
 
 
-def _breakdown(read: ReadSet, scored: Scored) -> ShownBreakdown:
+def _breakdown(read: ReadSet, evaluated: EvaluatedSet) -> ShownBreakdown:
     contents, table = read.contents, read.chosen.table
-    found = break_down(
-        BrokenDown(
-            name=read.chosen.name,
-            images=scored.images.features,
-            texts=scored.texts.features,
-            image_group=scored.images.group_id,
-            text_group=scored.texts.group_id,
-            ranks=scored.ranks,
-            captions=read.captions(),
-            image_source=contents.source,
-            text_source=[contents.source[row] for row in table.record_of_pair],
-        )
-    )
+    text_source = [contents.source[row] for row in table.record_of_pair]
+    found = break_down(evaluated, contents.source, text_source)
     shown = {group for pair in found.confused for group in (pair.first, pair.second)}
     first = {group: row for group, row in read.first_records().items() if group in shown}
     return ShownBreakdown(
@@ -100,17 +89,15 @@ def _breakdown(read: ReadSet, scored: Scored) -> ShownBreakdown:
     )
 
 
-def _examples(read: ReadSet, scored: Scored) -> list[ExampleSet]:
+def _evaluated(read: ReadSet, scored: Scored) -> EvaluatedSet:
     table = read.chosen.table
-    return best_and_worst_examples(
-        EvaluatedSet(
-            name=read.chosen.name,
-            image_embeddings=scored.images.features,
-            text_embeddings=scored.texts.features,
-            image_group=scored.images.group_id,
-            text_group=scored.texts.group_id,
-            ranks=scored.ranks,
-            captions=read.captions(),
-            picture=lambda row: table.record(row).image,
-        )
+    return EvaluatedSet(
+        name=read.chosen.name,
+        image_embeddings=scored.images.features,
+        text_embeddings=scored.texts.features,
+        image_group=scored.images.group_id,
+        text_group=scored.texts.group_id,
+        ranks=scored.ranks,
+        captions=read.captions(),
+        picture=lambda row: table.record(row).image,
     )

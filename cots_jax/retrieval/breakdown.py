@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cots_jax.retrieval.answers import first_answers
-from cots_jax.retrieval.metrics import Ranks, recall_at
+from cots_jax.retrieval.examples import EvaluatedSet
+from cots_jax.retrieval.metrics import recall_at
 
 FIRST_WORDS = (1, 3, 6, 11, 16, 26)  # the least number of words of each bin
 MOST_SOURCES = 20  # more of them are shards rather than sources
@@ -59,30 +60,20 @@ class Breakdown:
     confused: tuple[ConfusedPair, ...]
 
 
-@dataclass(frozen=True)
-class BrokenDown:
-    """Vectors, truth and ranks of a set, with what its queries are told apart by."""
+def break_down(
+    evaluated: EvaluatedSet, image_source: Sequence[str], text_source: Sequence[str]
+) -> Breakdown:
+    """All breakdowns of a set; one more matrix product, for queries that were answered wrongly.
 
-    name: str
-    images: Float[np.ndarray, "i e"]
-    texts: Float[np.ndarray, "x e"]
-    image_group: Int[np.ndarray, "i"]
-    text_group: Int[np.ndarray, "x"]
-    ranks: Ranks
-    captions: Sequence[str]  # of each text
-    image_source: Sequence[str]
-    text_source: Sequence[str]
-
-
-def break_down(found: BrokenDown) -> Breakdown:
-    """All breakdowns of a set; one more matrix product, for queries that were answered wrongly."""
-    ranks = found.ranks
+    image_source, text_source: of each image and of each text.
+    """
+    ranks = evaluated.ranks
     return Breakdown(
-        found.name,
-        by_words(found.captions, ranks.text_to_image),
-        by_source(found.image_source, ranks.image_to_text),
-        by_source(found.text_source, ranks.text_to_image),
-        confused_pairs(found),
+        evaluated.name,
+        by_words(evaluated.captions, ranks.text_to_image),
+        by_source(image_source, ranks.image_to_text),
+        by_source(text_source, ranks.text_to_image),
+        confused_pairs(evaluated),
     )
 
 
@@ -114,14 +105,12 @@ def _parts(
     )
 
 
-def confused_pairs(found: BrokenDown) -> tuple[ConfusedPair, ...]:
+def confused_pairs(evaluated: EvaluatedSet) -> tuple[ConfusedPair, ...]:
     """The pairs of groups that are most often taken for one another, at least twice."""
-    texts = _mistakes(
-        found.texts, found.images, found.text_group, found.image_group, found.ranks.text_to_image
-    )
-    images = _mistakes(
-        found.images, found.texts, found.image_group, found.text_group, found.ranks.image_to_text
-    )
+    image, text = evaluated.image_embeddings, evaluated.text_embeddings
+    image_group, text_group = evaluated.image_group, evaluated.text_group
+    texts = _mistakes(text, image, text_group, image_group, evaluated.ranks.text_to_image)
+    images = _mistakes(image, text, image_group, text_group, evaluated.ranks.image_to_text)
     both = texts + images
     most = sorted(both, key=lambda pair: (-both[pair], pair))[:MOST_CONFUSED]
     return tuple(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an evaluated set is made of beside its vectors, in one pass over the records."""
 
-import os
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ class _Seen:
 
 def contents_of(table: PairTable) -> Contents:
     """Reads every record once; memory is that of the captions."""
-    seen = list(in_order(lambda row: _see(table.record(row)), range(table.records), _workers()))
+    seen = list(in_order(lambda row: _see(table.record(row)), range(table.records)))
     return Contents(
         tuple(one.captions for one in seen),
         tuple(one.source for one in seen),
@@ -90,7 +89,7 @@ def digests_of(folder: str, split: str) -> Digests:
     """Those of a prepared split. Raises UserError."""
     with open_split(folder, split) as opened:
         rows = range(len(opened))
-        return _digests(list(in_order(lambda row: _see(opened.record(row)), rows, _workers())))
+        return _digests(list(in_order(lambda row: _see(opened.record(row)), rows)))
 
 
 def _digests(seen: Sequence[_Seen]) -> Digests:
@@ -114,7 +113,3 @@ def _see(record: Record) -> _Seen:
     known = picture.to_bytes(8, "big")
     pairs = tuple(digest_number(known + caption.encode()) for caption in record.captions)
     return _Seen(record.captions, source_of(record.source_row), picture, pairs)
-
-
-def _workers() -> int:
-    return os.cpu_count() or 1

@@ -12,7 +12,7 @@ from cots_jax.data.records import has_videos
 from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.models.two_stream import Params, TwoStream
-from cots_jax.processes import this_process
+from cots_jax.processes import WHOLE, this_process
 from cots_jax.retrieval.embed import (
     EMBED_BATCH,
     Embedded,
@@ -67,7 +67,9 @@ def open_sets(
     """Opens prepared splits for evaluation and closes them again; the split is the name.
 
     frames: of a video; sets of pictures have one whatever it says, as more of them are the same.
+    Of several processes each decodes its share when it is asked for, and keeps nothing.
     """
+    cache = Cache.AUTO if this_process() == WHOLE else Cache.NONE
     names = distinct_names(sources, [source.split for source in sources])
     with contextlib.ExitStack() as stack:
         yield [
@@ -79,7 +81,7 @@ def open_sets(
                         tokenizer,
                         size=size,
                         length=length,
-                        cache=Cache.AUTO,
+                        cache=cache,
                         token_grid=token_grid,
                         frames=frames if has_videos(source.folder) else 1,
                         frame_choice=FrameChoice.MIDDLE,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cots_jax.retrieval.breakdown import BrokenDown, break_down, by_source, by_words
+from cots_jax.retrieval.breakdown import break_down, by_source, by_words
 from cots_jax.retrieval.breakdown_page import ShownBreakdown, draw_breakdowns
+from cots_jax.retrieval.examples import EvaluatedSet
 from cots_jax.retrieval.metrics import rank_both_ways
 
 
@@ -44,21 +45,23 @@ def some_set(groups: int = 6):
     images[1] = images[0]
     group = 10 + np.arange(groups)
     texts, text_group = np.repeat(images, 2, axis=0), np.repeat(group, 2)
-    return BrokenDown(
-        name="<val>",
-        images=images,
-        texts=texts,
-        image_group=group,
-        text_group=text_group,
-        ranks=rank_both_ways(images, texts, group, text_group),
-        captions=["a cat"] * len(texts),
-        image_source=["x", "y"] * (groups // 2),
-        text_source=["x", "x", "y", "y"] * (groups // 2),
+    ranks = rank_both_ways(images, texts, group, text_group)
+    captions = ["a cat"] * len(texts)
+    return EvaluatedSet("<val>", images, texts, group, text_group, ranks, captions, no_picture)
+
+
+def some_breakdown(groups: int = 6):
+    return break_down(
+        some_set(groups), ["x", "y"] * (groups // 2), ["x", "x", "y", "y"] * (groups // 2)
     )
 
 
+def no_picture(row: int) -> bytes:
+    raise AssertionError(f"nobody asked for picture {row}")
+
+
 def test_confused_groups_are_counted_in_both_directions():
-    (pair,) = break_down(some_set()).confused
+    (pair,) = some_breakdown().confused
     assert (pair.first, pair.second) == (10, 11)
     assert (pair.image_to_text, pair.text_to_image, pair.times) == (2, 4, 6)
 
@@ -67,8 +70,8 @@ def test_a_perfect_set_has_nothing_to_show():
     images = np.eye(4, dtype=np.float32)
     group = np.arange(4)
     ranks = rank_both_ways(images, images, group, group)
-    one = BrokenDown("val", images, images, group, group, ranks, ["a"] * 4, ["s"] * 4, ["s"] * 4)
-    found = break_down(one)
+    one = EvaluatedSet("val", images, images, group, group, ranks, ["a"] * 4, no_picture)
+    found = break_down(one, ["s"] * 4, ["s"] * 4)
     assert found.confused == found.text_to_image_by_source == ()
     assert set(ShownBreakdown(found, {}, {}).row()) == {"name", "text_to_image_by_words"}
 
@@ -76,7 +79,7 @@ def test_a_perfect_set_has_nothing_to_show():
 def test_the_row_and_the_page():
     out = io.BytesIO()
     Image.new("RGB", (4, 4)).save(out, "PNG")
-    found = break_down(some_set())
+    found = some_breakdown()
     shown = ShownBreakdown(found, {10: "<cat>", 11: "tom"}, dict.fromkeys((10, 11), out.getvalue()))
     row = json.loads(json.dumps(shown.row()))
     assert row["confused"] == [

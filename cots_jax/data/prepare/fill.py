@@ -16,7 +16,7 @@ from cots_jax.data.prepare.progress import track_units
 from cots_jax.data.prepare.samples import BadRow, Sample, Unit
 from cots_jax.data.prepare.settings import Settings
 from cots_jax.data.prepare.splits import held_out_split
-from cots_jax.data.prepare.threads import decoders, in_order
+from cots_jax.data.prepare.threads import in_order
 from cots_jax.data.prepare.traces import Trace
 from cots_jax.data.prepare.twins import Duplicates, Twins
 from cots_jax.data.prepare.write import (
@@ -120,7 +120,7 @@ def _write(units: Sequence[Unit], source: Source, settings: Settings, writer: Fo
     mine = units[share.start : share.stop]
     noun = "videos" if source.frames else "pictures"
     samples = track_units(mine, f"reading {noun}", first=share.start)
-    for found in in_order(decode, samples, decoders()):
+    for found in in_order(decode, samples):
         if isinstance(found, BadRow):
             reject(found, writer)
         else:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of evaluation splits, which are kept out of what is prepared (`--exclude`)."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,9 +31,7 @@ class Leakage:
             with open_split(folder, split) as opened:
                 name = f"{opened.name}#{split}"
                 numbers = range(len(opened))
-                for seen in in_order(
-                    lambda i: _see(opened.record(i)), numbers, os.cpu_count() or 1
-                ):
+                for seen in in_order(lambda i: _see(opened.record(i)), numbers):
                     self._add(_Held(name, seen.id), seen)
 
     def _add(self, held: _Held, seen: "_Seen") -> None:

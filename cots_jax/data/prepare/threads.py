@@ -11,15 +11,15 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def decoders() -> int:
-    """How many threads decode: one more than there are cores, so that none of those is idle while a
-    thread waits for the disk or for the writer."""
-    cores = os.cpu_count() or 1
-    return cores + 1 if cores > 1 else 1
+def in_order(work: Callable[[A], B], items: Iterable[A], workers: int | None = None) -> Iterator[B]:
+    """`map` by threads, in order, with at most four items a thread under way.
 
-
-def in_order(work: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
-    """`map` by threads, in order, with at most four items a worker under way."""
+    By default there is one more thread than cores, so that none of those is idle while a thread
+    waits for the disk or for whoever takes the results; with one core there is one.
+    """
+    if workers is None:
+        cores = os.cpu_count() or 1
+        workers = cores + 1 if cores > 1 else 1
     waiting: deque[Future[B]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
