@@ -87,7 +87,7 @@ def run_apart(root: pathlib.Path, arguments: Sequence[str], timeout: float = 600
 
 
 def start_two(
-    root: pathlib.Path, *commands: Sequence[str], devices: int = 1
+    root: pathlib.Path, *commands: Sequence[str], devices: int = 1, paths: str = str(PROJECT)
 ) -> list[subprocess.Popen]:
     """A Python command line in two processes that know of each other, in `root`, or two of them.
 
@@ -97,7 +97,7 @@ def start_two(
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     flags = f"--xla_force_host_platform_device_count={devices}"
-    told = {ADDRESS: address, COUNT: "2", "PYTHONPATH": str(PROJECT), "XLA_FLAGS": flags}
+    told = {ADDRESS: address, COUNT: "2", "PYTHONPATH": paths, "XLA_FLAGS": flags}
     return [
         subprocess.Popen(
             [sys.executable, *commands[index % len(commands)]],

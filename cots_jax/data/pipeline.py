@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import grain
 import numpy as np
+from jaxtyping import Bool, Int
 
 from cots_jax.batch import Batch, ImageBatch, TextBatch
 from cots_jax.data.frames import drawn_offsets
@@ -28,25 +29,24 @@ def training_batches(
     masked: int,
     patch_side: int,
     segments: Sequence[Segment] = (),
-    rows: slice | None = None,
+    rows: Int[np.ndarray, "r"] | None = None,
     threads: int = 4,
 ) -> grain.IterDataset[Batch]:
     """An endless stream of shuffled batches: each pair once an epoch, or as sources weigh in
     `segments` (in positions of pairs), and as the table's do where none are given.
 
     What stands at a position, its frames included, depends on the seed and the position alone: not
-    on threads, nor on `rows`, the part of the global batch that this process reads. `iter(...)` of
-    it has `get_state()` and `set_state()`, a JSON-able dict. masked = 0 hides no patches.
+    on threads, nor on `rows`, those of the global batch that this process reads (None: all).
+    `iter(...)` of it has `get_state()` and `set_state()`, a JSON-able dict. masked = 0 hides no
+    patches.
     """
-    first, stop, stride = (rows or slice(None)).indices(batch)
-    if stride != 1 or first >= stop:
-        raise ValueError(f"rows {rows} are not a run of the batch's {batch} rows")
+    mine = np.arange(batch) if rows is None else rows
     order = table.order(seed, segments)
 
     def load(step: int) -> Batch:
-        positions = np.arange(step * batch + first, step * batch + stop)
+        positions = step * batch + mine
         pairs = order(positions).astype(np.int32)
-        masks = _masks_of_rows(seed, step, first, stop, masked, patch_side)
+        masks = _masks_of_rows(seed, step, mine, masked, patch_side)
         offsets = drawn_offsets(seed, positions, table.frames) if table.frames > 1 else None
         return load_pairs(table, pairs, masks, offsets)
 
@@ -54,16 +54,15 @@ def training_batches(
 
 
 def _masks_of_rows(
-    seed: int, step: int, first: int, stop: int, masked: int, side: int
-) -> np.ndarray:
+    seed: int, step: int, rows: Int[np.ndarray, "r"], masked: int, side: int
+) -> Bool[np.ndarray, "r n"]:
     """Masks are drawn for fixed groups of rows, so that a process draws few beside its own."""
-    groups = range(first // MASK_GROUP, -(-stop // MASK_GROUP))
+    groups, place = np.unique(rows // MASK_GROUP, return_inverse=True)
     drawn = [
         blockwise_masks(np.random.default_rng([seed, step, group]), MASK_GROUP, side, masked)
-        for group in groups
+        for group in groups.tolist()
     ]
-    start = first - groups.start * MASK_GROUP
-    return np.concatenate(drawn)[start : start + stop - first]
+    return np.stack(drawn)[place, rows % MASK_GROUP]
 
 
 def load_pairs(

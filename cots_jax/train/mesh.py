@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mesh of devices and where arrays lie on it."""
 
-import itertools
 import re
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from cots_jax.errors import UserError
 from cots_jax.schema import HardwareConfig
@@ -60,20 +59,15 @@ def by_rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def rows_of_process(mesh: Mesh, batch: int) -> slice:
-    """The run of the global batch's rows that the devices of this process hold.
+def rows_of_process(mesh: Mesh, batch: int) -> Int[np.ndarray, "r"]:
+    """The global batch's rows that the devices of this process hold, in order.
 
-    Raises UserError where they are no run.
+    On the torus of a TPU slice they need be no run, and where `tensor` reaches over processes
+    several of them hold the same.
     """
     places = by_rows(mesh).addressable_devices_indices_map((batch,)).values()
-    runs = sorted({index[0].indices(batch)[:2] for index in places if index})
-    first, stop = runs[0][0], runs[-1][1]
-    if any(one[1] != other[0] for one, other in itertools.pairwise(runs)):
-        raise UserError(
-            f"the devices of process {jax.process_index()} hold rows {runs} of the batch, which "
-            "lie apart: choose config.hardware.fsdp and .tensor so that a process has neighbours"
-        )
-    return slice(first, stop)
+    held = {row for index in places if index for row in range(*index[0].indices(batch))}
+    return np.array(sorted(held))
 
 
 def place(tree: Any, sharding: Any) -> Any:
@@ -98,10 +92,15 @@ def place_rows(batch: Any, mesh: Mesh, rows: int) -> Any:
     where = by_rows(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, where)
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_process_local_data(where, leaf, (rows, *leaf.shape[1:])),
-        batch,
-    )
+    held = rows_of_process(mesh, rows)
+
+    def put(leaf: np.ndarray) -> Array:
+        def piece(index: Any) -> np.ndarray:
+            return leaf[np.searchsorted(held, np.arange(rows)[index[0]])]
+
+        return jax.make_array_from_callback((rows, *leaf.shape[1:]), where, piece)
+
+    return jax.tree.map(put, batch)
 
 
 def fetch(tree: Any) -> Any:
