@@ -21,6 +21,7 @@ from cots_jax.switches import (
     Merge,
     Negatives,
     Precision,
+    Remat,
     SameGroup,
     Switch,
     Task,
@@ -177,7 +178,7 @@ class HardwareConfig:
     accumulate: int = 1  # gradient pieces a batch
     tokenizer_pieces: int = 1  # and of such a piece, pictures whose codes are made at once
     scan: Switch = Switch.OFF  # scan over layers (compiles faster) or unroll (runs faster)
-    remat: Switch = Switch.OFF
+    remat: Remat = Remat.OFF  # computes parts of blocks again in the backward pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +195,10 @@ class Config:
     checkpoint_every: str = "10%"
     evaluate_every: str = "10%"
     log_every: str = "1%"
-    diagnose_every: str = "5%"  # gradient shares of the objectives
+    diagnose_every: str = "5%"  # gradient shares of the objectives, health of momentum and queue
+    stalled_after: float = 1800.0  # seconds without a batch or a step's end, then exit 75; 0: never
     keep: int = 2  # checkpoints
+    keep_every: str = ""  # an interval whose checkpoints stay for good
     keep_best: Switch = Switch.OFF  # the towers that are best on data.eval, too
     image_tokenizer: str = ""  # a trained dVAE workdir, for MVM ids made online
     image_tokenizer_config: str = ""  # the `--config` that trains it, for the error without it

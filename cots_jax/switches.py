@@ -144,6 +144,17 @@ class Precision(enum.StrEnum):
     BFLOAT16_OPERANDS = "bfloat16_operands"
 
 
+class Remat(enum.StrEnum):
+    """What of a block the backward pass computes again rather than find in memory (O).
+
+    OFF: nothing. DOTS: all but the results of its projections. ON: the whole block.
+    """
+
+    OFF = "off"
+    DOTS = "dots"
+    ON = "on"
+
+
 class Switch(enum.StrEnum):
     """On or off, readable on a command line."""
 

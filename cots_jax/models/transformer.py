@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
-from cots_jax.switches import Precision, Switch
+from cots_jax.switches import Precision, Remat, Switch
 
 
 class Norm(enum.StrEnum):
@@ -62,7 +62,7 @@ class TransformerConfig:
     init_std: float | None = 0.02
     precision: Precision = Precision.FLOAT32
     scan: Switch = Switch.OFF
-    remat: Switch = Switch.OFF
+    remat: Remat = Remat.OFF
 
 
 def activate(name: Activation, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -257,9 +257,8 @@ class Transformer(nn.Module):
     ) -> Float[Array, "b n d"]:
         """Runs all blocks."""
         config = self.config
-        block = nn.remat(Block, prevent_cse=False) if config.remat is Switch.ON else Block
         stack = nn.scan(
-            block,
+            _recomputed(config.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
@@ -268,3 +267,10 @@ class Transformer(nn.Module):
         )
         x, _ = stack(config, name="blocks")(x, bias)
         return x
+
+
+def _recomputed(remat: Remat) -> type[nn.Module]:
+    if remat is Remat.OFF:
+        return Block
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return nn.remat(Block, prevent_cse=False, policy=dots if remat is Remat.DOTS else None)

@@ -21,7 +21,7 @@ from cots_jax.models.transformer import (
     TransformerConfig,
     relative_index,
 )
-from cots_jax.switches import Precision, Switch
+from cots_jax.switches import Precision, Remat, Switch
 
 SMALL = TransformerConfig(layers=2, width=8, heads=2, mlp=12, epsilon=1e-5)
 b, SIDE = 2, 2
@@ -159,13 +159,13 @@ def test_scanning_and_recomputing_change_neither_names_nor_results():
     x, bias = inputs()
     params = random_params(SMALL)
     before = compiled(SMALL)(params, x, bias)
-    for change in ({"scan": Switch.ON}, {"scan": Switch.ON, "remat": Switch.ON}):
+    for change in ({"scan": Switch.ON}, *({"scan": Switch.ON, "remat": how} for how in Remat)):
         config = dataclasses.replace(SMALL, **change)
         assert jax.tree.structure(random_params(config)) == jax.tree.structure(params)
         np.testing.assert_allclose(compiled(config)(params, x, bias), before, rtol=1e-12)
 
 
-@pytest.mark.parametrize("remat", list(Switch))
+@pytest.mark.parametrize("remat", list(Remat))
 @pytest.mark.parametrize("scan", list(Switch))
 def test_layers_are_unrolled_or_scanned_and_recomputed_where_asked_for(scan, remat):
     config = dataclasses.replace(SMALL, scan=scan, remat=remat)
@@ -175,7 +175,22 @@ def test_layers_are_unrolled_or_scanned_and_recomputed_where_asked_for(scan, rem
     found = list(oracles.equations(jaxpr(random_params(config)).jaxpr))
     unrolled = {e.params["unroll"] for e in found if e.primitive.name == "scan"}
     assert unrolled == {1 if scan is Switch.ON else SMALL.layers}
-    assert any(e.primitive.name.startswith("remat") for e in found) == (remat is Switch.ON)
+    assert any(e.primitive.name.startswith("remat") for e in found) == (remat is not Remat.OFF)
+
+
+def test_the_less_is_kept_the_more_is_computed_again():
+    x, bias = map(jnp.asarray, inputs())
+    products = {}
+    for remat in Remat:
+        config = dataclasses.replace(SMALL, remat=remat)
+
+        def loss(params, config=config):
+            return Transformer(config).apply({"params": params}, x, bias).sum()
+
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(random_params(config))
+        found = list(oracles.equations(jaxpr.jaxpr))
+        products[remat] = sum(e.primitive.name == "dot_general" for e in found)
+    assert products[Remat.OFF] < products[Remat.DOTS] < products[Remat.ON]
 
 
 def test_parameters_are_stacked_by_layer_and_layers_differ():

@@ -14,7 +14,7 @@ import quick
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import SIZES, TwoStream, model_size
 from cots_jax.schema import HardwareConfig, MaskedConfig
-from cots_jax.switches import Condition, Precision, Switch
+from cots_jax.switches import Condition, Precision, Remat, Switch
 
 WORDS, CODES, LENGTH = 30, 12, 6
 
@@ -74,7 +74,7 @@ def test_every_size_is_consistent_and_its_names_do_not_depend_on_the_hardware(na
     for stack in (size.vision.transformer, size.text.transformer):
         assert stack.width % stack.heads == 0
     plain = shapes_of(name)
-    other = shapes_of(name, scan=Switch.ON, remat=Switch.ON, precision=Precision.BFLOAT16)
+    other = shapes_of(name, scan=Switch.ON, remat=Remat.ON, precision=Precision.BFLOAT16)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), plain) == jax.tree.map(
         lambda x: (x.shape, x.dtype), other
     )
@@ -82,13 +82,13 @@ def test_every_size_is_consistent_and_its_names_do_not_depend_on_the_hardware(na
 
 
 def test_the_hardware_sets_precision_scan_and_remat_and_the_tokenizer_the_vocabulary():
-    hardware = HardwareConfig(precision=Precision.BFLOAT16, scan=Switch.ON, remat=Switch.ON)
+    hardware = HardwareConfig(precision=Precision.BFLOAT16, scan=Switch.ON, remat=Remat.ON)
     size = model_size("tiny-16", hardware, vocabulary=77)
     for stack in (size.vision.transformer, size.text.transformer):
         assert (stack.precision, stack.scan, stack.remat) == (
             Precision.BFLOAT16,
             Switch.ON,
-            Switch.ON,
+            Remat.ON,
         )
     assert size.text.vocabulary == 77
     assert model_size("tiny-16", hardware).text.vocabulary == SIZES["tiny-16"].text.vocabulary
