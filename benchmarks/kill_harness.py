@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kills a training run at random moments, starts it again, and compares how it ends.
 
-    python benchmarks/kill_harness.py --kills=1000 --config=configs/tiny.py
+    python benchmarks/kill_harness.py --kills=1000 --config=configs/tiny.py [--processes=2]
 
 Run it where the config's data are. One run goes on undisturbed. Then the same run, in a folder of
 its own, gets `kill -9` at moments drawn evenly over the time that the undisturbed one took, start
 and end included, until it is done; then another one, until there were enough kills. Each must end
 with the same bits in every array and the same lines in metrics.jsonl (times aside), and no kill
-may leave a damaged checkpoint or lose one. Exit 0 where all of that held, else 1.
+may leave a damaged checkpoint or lose one. Exit 0 where all of that held, else 1. Of several
+processes that train as one, all are killed, one shortly after the other.
 """
 
 import argparse
@@ -18,11 +19,12 @@ import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -30,10 +32,11 @@ import numpy as np
 
 from cots_jax import checkpoint
 from cots_jax.pretrained import CHECKPOINTS
+from cots_jax.processes import ADDRESS, COUNT, INDEX
+from cots_jax.train.logging import TIMES
 
 PROJECT = Path(__file__).resolve().parents[1]
 TREES = ("towers", "heads", "method", "training")
-TIMES = ("seconds", "pairs_per_second", "data_wait")  # of a logged line
 LONGEST = 1800.0  # seconds that one start may take
 # Everything is imported before the word is given, so that kills fall into the run itself, and the
 # next process gets ready while the one before still runs.
@@ -86,47 +89,66 @@ def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
 class Harness:
     """Runs one config again and again in folders below `scratch`."""
 
-    def __init__(self, config: str, scratch: Path, seed: int) -> None:
-        self._config, self._scratch = config, scratch
-        self._chance = random.Random(seed)
+    def __init__(self, flags: Sequence[str], scratch: Path, seed: int, processes: int) -> None:
+        self._flags, self._scratch, self._processes = flags, scratch, processes
+        self._chance, self._starts = random.Random(seed), 0
         self._next = self._start()
         self.faults: list[str] = []
         self.unfinished_saves = 0
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> list[subprocess.Popen[str]]:
+        """Processes that have imported everything and wait for their word."""
+        self._starts += 1
         path = f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        return subprocess.Popen(
-            [sys.executable, "-c", READY],
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        environment = {**os.environ, "PYTHONPATH": path}
+        if self._processes > 1:
+            address = f"127.0.0.1:{_free_port()}"
+            environment |= {ADDRESS: address, COUNT: str(self._processes)}
+        started = []
+        for index in range(self._processes):
+            told = {INDEX: str(index)} if self._processes > 1 else {}
+            with self._said(self._starts, index).open("w") as said:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", READY],
+                    env={**environment, **told},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    text=True,
+                )
+            started.append(process)
+        return started
+
+    def _said(self, start: int, index: int) -> Path:
+        return self._scratch / f"said-{start}-{index}.log"
 
     def close(self) -> None:
-        """Ends the process that waits for its word."""
-        self._next.kill()
-        self._next.communicate()
+        """Ends the processes that wait for their word."""
+        _kill(self._next)
 
     def go(self, workdir: Path, seconds: float = LONGEST) -> int | None:
         """Runs for so many seconds; the exit status, or None where it had to be killed."""
-        process, self._next = self._next, self._start()
-        with process:
+        running, number = self._next, self._starts
+        self._next = self._start()
+        for process in running:
             if process.stdout is None or process.stdin is None:
                 raise RuntimeError("the process has no streams")
             process.stdout.readline()
-            process.stdin.write(f"--config={self._config}\t--workdir={workdir}\n")
+            process.stdin.write("\t".join([*self._flags, f"--workdir={workdir}"]) + "\n")
             process.stdin.flush()
+        until = time.monotonic() + seconds
+        for process in running:
             try:
-                _, errors = process.communicate(timeout=seconds)
+                process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
+                _kill(running, self._chance.uniform(0, 0.05))
                 return None
-        if process.returncode:
-            self.faults.append(f"exit {process.returncode} in {workdir.name}: {errors[-500:]}")
-        return process.returncode
+        _kill(running)  # closes their streams
+        status = max(process.returncode for process in running)
+        if status:
+            said = "".join(self._said(number, index).read_text() for index in range(len(running)))
+            self.faults.append(f"exit {status} in {workdir.name}: {said[-500:]}")
+        return status
 
     def killed_once(self, workdir: Path, span: float) -> bool:
         """Lets the run go on for a random part of `span`; whether it was killed before its end."""
@@ -142,6 +164,21 @@ class Harness:
         return True
 
 
+def _kill(running: Sequence[subprocess.Popen[str]], apart: float = 0.0) -> None:
+    """kill -9 to each, with so many seconds between; to those that have ended it does nothing."""
+    for process in running:
+        process.kill()
+        time.sleep(apart)
+    for process in running:
+        process.communicate()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def _step(workdir: Path) -> int:
     found = checkpoint.latest(workdir / CHECKPOINTS)
     return found.step if found else 0
@@ -152,9 +189,11 @@ def _damaged(folder: Path) -> str:
     return "; ".join(damage.reason for damage in found.damaged) if found else ""
 
 
-def kill_many(config: str, scratch: Path, kills: int, seed: int) -> Outcome:
+def kill_many(
+    flags: Sequence[str], scratch: Path, kills: int, seed: int, processes: int
+) -> Outcome:
     """At least `kills` kills; the run that the last one falls into is brought to its end too."""
-    with contextlib.closing(Harness(config, scratch, seed)) as harness:
+    with contextlib.closing(Harness(flags, scratch, seed, processes)) as harness:
         harness.go(scratch / "warm")  # fills the compilation cache
         began = time.monotonic()
         harness.go(scratch / "undisturbed")
@@ -193,9 +232,14 @@ def main() -> int:
     parser.add_argument(
         "--scratch", default="", help="a new folder, kept; default: a temporary one"
     )
+    parser.add_argument("--processes", type=int, default=1, help="that train as one")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of the config"
+    )
     flags = parser.parse_args()
     with _folder(flags.scratch) as scratch:
-        outcome = kill_many(flags.config, scratch, flags.kills, flags.seed)
+        train = [f"--config={flags.config}", *(f"--config.{one}" for one in flags.set)]
+        outcome = kill_many(train, scratch, flags.kills, flags.seed, flags.processes)
     print(json.dumps(dataclasses.asdict(outcome)))
     return 1 if outcome.faults else 0
 

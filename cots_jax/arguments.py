@@ -4,6 +4,7 @@
 import ast
 import dataclasses
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,10 @@ import ml_collections
 from cots_jax.config import build_config, complete
 from cots_jax.errors import UserError, nearest
 from cots_jax.schema import Config
+from cots_jax.switches import Switch
+
+FLAGS = ("--config", "--workdir", "--profile", "--replay", "--deterministic")
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 class WrongUseError(UserError):
@@ -26,6 +31,8 @@ class Arguments:
 
     config: Config
     workdir: Path
+    profile: str = ""
+    replay: str = ""
 
 
 def parse_arguments(argv: Sequence[str], usage: str) -> Arguments:
@@ -33,31 +40,34 @@ def parse_arguments(argv: Sequence[str], usage: str) -> Arguments:
 
     --help prints the usage and leaves with 0, as argparse does at the other doors.
     """
-    spec, workdir, overrides = "", "", {}
+    told, overrides = dict.fromkeys(FLAGS, ""), {}
     for flag in argv:
         name, equals, value = flag.partition("=")
         if flag in ("-h", "--help"):
             print(usage)
             sys.exit(0)
-        if name == "--config" and equals:
-            spec = value
-        elif name == "--workdir" and equals:
-            workdir = value
+        if name in FLAGS and equals:
+            told[name] = value
         elif name.startswith("--config.") and equals:
             overrides[name.removeprefix("--config.")] = value
         else:
-            known = ["--config", "--workdir", "--config.KEY"]
+            known = [*FLAGS, "--config.KEY"]
             raise WrongUseError(
                 f"unknown flag {flag!r} (write --name=value); {nearest(name, known, 'flags')}"
             )
-    if not spec:
+    if told["--deterministic"] not in ("", *Switch):
+        raise WrongUseError("--deterministic is on or off")
+    if told["--deterministic"] == Switch.ON:  # before the config asks which devices there are
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+    if not told["--config"]:
         raise WrongUseError(f"--config is missing. {usage}")
     # All keys with their defaults, so that those the file leaves out can be set as well.
-    mapping = ml_collections.ConfigDict(complete(load_config(spec).to_dict()))
+    mapping = ml_collections.ConfigDict(complete(load_config(told["--config"]).to_dict()))
     for key, value in overrides.items():
         override(mapping, key, value)
     config = build_config(mapping.to_dict())
-    return Arguments(config, Path(workdir or f"runs/{config.name}"))
+    workdir = Path(told["--workdir"] or f"runs/{config.name}")
+    return Arguments(config, workdir, told["--profile"], told["--replay"])
 
 
 def load_config(spec: str) -> ml_collections.ConfigDict:

@@ -12,6 +12,23 @@ import jax
 
 from cots_jax.errors import UserError
 
+_found = {"hits": 0, "misses": 0}  # of this process; JAX tells by events alone
+
+
+def compiled(seconds: float) -> str:
+    """What to tell of a first step: how long it took and whether its program was in the cache."""
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if not folder:
+        return f"first step after {seconds:.1f} s; there is no compilation cache"
+    where = "found in" if _found["hits"] and not _found["misses"] else "compiled, and now in"
+    return f"first step after {seconds:.1f} s; {where} the compilation cache {folder}"
+
+
+def _count(event: str, **_: object) -> None:
+    kind = event.removeprefix("/jax/compilation_cache/cache_")
+    if kind in _found:
+        _found[kind] += 1
+
 
 def use_compilation_cache() -> None:
     """Turns the cache on, in $COTS_JAX_CACHE or the user's cache folder; `off` turns it off."""
@@ -32,3 +49,4 @@ def use_compilation_cache() -> None:
         )
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.monitoring.register_event_listener(_count)

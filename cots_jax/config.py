@@ -203,6 +203,7 @@ def _check_bounds(config: Config) -> None:
         "data.threads": (config.data.threads, 1, 1024),
         "data.frames": (config.data.frames, 1, 1024),
         "keep": (config.keep, 1, 10_000),
+        "stalled_after": (config.stalled_after, 0.0, 1e7),
         "hardware.chips": (config.hardware.chips, 1, 2**20),
         "hardware.fsdp": (config.hardware.fsdp, 1, 2**20),
         "hardware.tensor": (config.hardware.tensor, 1, 2**20),

@@ -124,11 +124,12 @@ def entered_together(context: contextlib.AbstractContextManager[T]) -> Iterator[
             entered.append(stack.enter_context(context))
         except UserError as error:
             refusal = error
-        _agree(refusal)
+        refuse_together(refusal)
         yield entered[0]
 
 
-def _agree(refusal: UserError | None) -> None:
+def refuse_together(refusal: UserError | None) -> None:
+    """Raises UserError in all processes where one has a refusal: its own, or one that names it."""
     if jax.process_count() == 1:
         refused = []
     else:
@@ -136,7 +137,7 @@ def _agree(refusal: UserError | None) -> None:
     if refusal:
         raise refusal
     if refused:
-        raise UserError(f"process {refused[0]} cannot start, and says why")
+        raise UserError(f"process {refused[0]} cannot go on, and says why")
 
 
 def gather_rows(part: Shaped[np.ndarray, "n *rest"], share: Share) -> Shaped[np.ndarray, "m *rest"]:

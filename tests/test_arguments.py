@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The flags of the training door."""
 
+import os
 import pathlib
 
 import pytest
 
-from cots_jax.arguments import WrongUseError, load_config, parse_arguments
+from cots_jax.arguments import DETERMINISTIC, WrongUseError, load_config, parse_arguments
 from cots_jax.errors import UserError
 from cots_jax.switches import Negatives, Switch
 
@@ -72,6 +73,7 @@ def test_an_override_may_mend_what_does_not_fit_the_file():
         ((TINY, "--workdir"), "unknown flag '--workdir' .*write --name=value"),
         ((TINY, "extra"), "unknown flag 'extra'"),
         (("--config=configs/nowhere.py",), "there is no config file configs/nowhere.py"),
+        ((TINY, "--deterministic=yes"), "--deterministic is on or off"),
         ((TINY, "--config.bach=3"), "unknown config key 'bach'; the nearest keys: batch"),
         ((TINY, "--config.method=3"), "unknown config key 'method'"),
         ((TINY, "--config.method.temprature=3"), r"'method.temprature'.*method\.temperature"),
@@ -90,6 +92,13 @@ def test_a_value_that_does_not_fit_is_the_configs_error():
     with pytest.raises(UserError, match="choose one of queue, queue_and_batch") as caught:
         parse(TINY, "--config.method.negatives=all")
     assert not isinstance(caught.value, WrongUseError)
+
+
+def test_what_is_not_of_the_config(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    found = parse(TINY, "--profile=3-5", "--replay=20", "--deterministic=on")
+    assert (found.profile, found.replay) == ("3-5", "20")
+    assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=x {DETERMINISTIC}"
 
 
 def test_help_prints_the_usage(capsys):

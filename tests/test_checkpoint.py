@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_cases import assert_holds, assert_same_bits, make_trees, names, one_device, save
+from checkpoint_cases import (
+    NINE,
+    assert_holds,
+    assert_same_bits,
+    make_trees,
+    names,
+    one_device,
+    save,
+)
 
 from cots_jax import checkpoint, manifest
 from cots_jax.checkpoint import Keep
@@ -171,6 +179,11 @@ class TestDamage:
         with pytest.raises(UserError, match=r"2: manifest.json is missing; 1: manifest.json is"):
             checkpoint.latest(saved)
 
+    def test_the_newest_before_a_step(self, saved: Path) -> None:
+        found = checkpoint.latest(saved, before=2)
+        assert found is not None and found.step == 1
+        assert checkpoint.latest(saved, before=1) is None
+
     def test_no_checkpoint_at_all(self, tmp_path: Path) -> None:
         assert checkpoint.latest(tmp_path) is None
         assert checkpoint.latest(tmp_path / "absent") is None
@@ -220,6 +233,56 @@ class TestKeep:
         assert_holds(saved, 2)
         save(saved, 3)
         assert names(saved) == ["1", "2", "3"]
+
+    def test_those_of_every_so_many_steps_stay(self, tmp_path: Path) -> None:
+        save(tmp_path, 1, 2, 3, 4, 5, keep=Keep(last=1, every=2))
+        assert names(tmp_path) == ["2", "4", "5"]
+
+
+class TestSaver:
+    def test_what_was_there_is_saved_though_the_run_goes_on(self, tmp_path: Path) -> None:
+        """The arrays are given away to the next step while they are being written."""
+        saver = checkpoint.Saver(tmp_path)
+        count_up = jax.jit(lambda x: x + 1, donate_argnums=0)
+        array = count_up(jnp.zeros((500, 1000)))
+        for step in (1, 2, 3):
+            saver.save(step, {"towers": {"kernel": array}}, {}, keep=NINE)
+            for _ in range(5):
+                array = count_up(array)
+        saver.wait()
+        for number, step in enumerate((1, 2, 3)):
+            found = checkpoint.restore(tmp_path / str(step), "towers")["kernel"]
+            np.testing.assert_array_equal(found, np.full((500, 1000), 1 + 5 * number))
+
+    def test_a_refusal_is_raised_by_the_next_call_and_only_once(self, saved: Path) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        big = {"towers": {"kernel": np.random.default_rng(0).normal(size=(300, 300))}}
+        saver = checkpoint.Saver(saved)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            saver.save(3, big, {}, keep=NINE)
+            saver.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with pytest.raises(UserError, match=r"cannot save step 3 .*File too large"):
+            saver.save(4, make_trees(4), {}, keep=NINE)
+        assert names(saved) == ["1", "2"]
+        saver.save(4, make_trees(4), {"data": {"position": 4}}, keep=NINE)
+        saver.wait()
+        assert_holds(saved, 4)
+
+    def test_a_folder_that_cannot_be_made_too(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        saver = checkpoint.Saver(tmp_path / "file" / "checkpoints")
+        saver.save(1, make_trees(1), {}, keep=NINE)
+        with pytest.raises(UserError, match="Not a directory"):
+            saver.wait()
+
+    def test_errors_of_the_caller_stay_what_they_are(self, tmp_path: Path) -> None:
+        saver = checkpoint.Saver(tmp_path)
+        with pytest.raises(ValueError, match="Unsupported data type"):
+            saver.save(1, {"a": {"b": object()}}, {}, keep=NINE)
+            saver.wait()
 
 
 class TestDisk:

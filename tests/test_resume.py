@@ -3,6 +3,7 @@
 
 import fcntl
 import io
+import json
 import os
 import pathlib
 import signal
@@ -58,6 +59,28 @@ def test_a_fingerprint_sees_a_single_bit_and_a_single_line(
     differing = harness.differences(harness.fingerprint(tiny.run), harness.fingerprint(copy.run))
     assert differing == [f"metrics.jsonl:{len(lines)}"]
     assert harness.differences({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ["b", "c"]
+
+
+def test_a_step_can_be_repeated_and_a_changed_number_is_named(
+    tiny: Tiny, tmp_path: pathlib.Path
+) -> None:
+    copy = tiny.copy(tmp_path, "tiny")
+    again = (TRAIN, f"--workdir={copy.run}", f"--replay={LAST}")
+    said = run_main(tiny.root, *again)
+    assert said.status == 0, said.out + said.err
+    assert "repeated from the checkpoint of step 35: all" in said.out
+    log = copy.run / "metrics.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for row in rows:
+        row["gradient_norm"] = row.get("gradient_norm", 1.0) * (1 + 1e-7)
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = harness.fingerprint(copy.run)
+    said = run_main(tiny.root, *again)
+    assert said.status == 1
+    assert "1 of" in said.out and "gradient_norm: logged" in said.out
+    assert harness.fingerprint(copy.run) == before  # nothing was written
+    said = run_main(tiny.root, *again[:2], "--replay=38")
+    assert said.status == 1 and "has no step 38 to compare with; nearest: 40" in said.line
 
 
 def test_a_second_run_at_the_same_time_is_refused(tiny: Tiny) -> None:

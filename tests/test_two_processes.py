@@ -12,6 +12,7 @@ from doors import both_said, run_apart, start_two
 from tiny_world import CONFIG, prepare_tiny
 
 from cots_jax import checkpoint
+from cots_jax.train.logging import TIMES
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("two processes")]
 FLAGS = (
@@ -25,7 +26,6 @@ FLAGS = (
 )
 ONE_DEVICE = ("--config.hardware.chips=1",)
 MAIN = ("-m", "cots_jax.main", *FLAGS)
-TIMES = ("seconds", "pairs_per_second", "data_wait")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_where_the_first_refuses_the_other_ends_too(root):
     first, second = both_said(start_two(root, (*MAIN, "--workdir=runs/foreign")))
     assert (first.status, second.status) == (1, 1)
     assert "holds files and no config.json" in first.err
-    assert "error: process 0 cannot start" in second.err
+    assert "error: process 0 cannot go on" in second.err
 
 
 def test_processes_with_different_configs_are_refused(root):

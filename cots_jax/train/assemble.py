@@ -52,6 +52,7 @@ DVAES = {
 FREE = frozenset(
     [
         *("log_every", "checkpoint_every", "evaluate_every", "diagnose_every", "keep", "keep_best"),
+        *("keep_every", "stalled_after"),
         "image_tokenizer_config",
         *(f"data.{key}" for key in ("threads", "cache", "test", "eval", "prepare")),
         *(f"hardware.{key}" for key in ("row", "chips", "fsdp", "tensor", "accumulate")),

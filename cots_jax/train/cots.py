@@ -4,7 +4,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from cots_jax.schedule import Clockwork, Schedule, parse_schedule
 from cots_jax.schema import Config
 from cots_jax.switches import Contrast, MaskedUnit, Negatives, Towers
 from cots_jax.train.augmentation import augmentation_of
+from cots_jax.train.health import momentum_distance, queue_health
 from cots_jax.train.mesh import fetch, place, rows_of_process, state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.state import State
@@ -294,7 +295,8 @@ class CotsTask:
         return metrics
 
     def diagnose(self, state: State, batch: Batch, knobs: Knobs) -> dict[str, float]:
-        """Share of each objective in the towers' gradient norm, at this step's weights.
+        """Share of each objective in the towers' gradient norm at this step's weights, and the
+        health of momentum towers and queue.
 
         Runs the compiled step on copies of the state with one weight at a time.
         """
@@ -307,11 +309,26 @@ class CotsTask:
             _, measured = self.step(jax.tree.map(jnp.copy, state), self._frozen, batch, only)
             norms[name] = float(jax.device_get(measured["tower_gradient_norm"]))
         total = sum(norms.values())
-        return {f"gradient_share/{name}": norm / total for name, norm in norms.items() if total}
+        shares = {f"gradient_share/{name}": norm / total for name, norm in norms.items() if total}
+        if not state.method:
+            return shares
+        health = jax.device_get(self._health(state.params["towers"], state.method))
+        return shares | {name: float(value) for name, value in health.items()}
 
     def finish(self, state: State) -> dict[str, Any]:
         """Facts that only a finished run has."""
         return {}
+
+    @functools.cached_property
+    def _health(self) -> Callable[[Params, Method], dict[str, Array]]:
+        length = self.config.method.queue_length
+
+        def measure(online: Params, method: Method) -> dict[str, Array]:
+            apart = momentum_distance(online, method.momentum_params)
+            health = queue_health(method.queue, length) if length else {}
+            return {"momentum/distance": apart, **health}
+
+        return jax.jit(measure, out_shardings=whole(self.mesh))
 
     @property
     def _frozen(self) -> Any:

@@ -23,6 +23,17 @@ from cots_jax.errors import UserError
 FLUSH_EVERY = (
     15.0  # seconds between flushes of TensorBoard's file, each of which waits for the disk
 )
+# What of a logged line depends on the clock and not on the run alone.
+TIMES = (
+    "seconds",
+    "pairs_per_second",
+    "data_wait",
+    "goodput",
+    "step_p50",
+    "step_p95",
+    "step_max",
+    "memory_gb",
+)
 
 
 class MetricsLog:

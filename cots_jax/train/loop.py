@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import signal
+import time
 import types
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,12 +15,13 @@ from jax.experimental import multihost_utils
 
 from cots_jax import checkpoint
 from cots_jax.batch import Batch
-from cots_jax.data.mixture import go_on, segments_from_json, segments_to_json
+from cots_jax.compilation_cache import compiled
+from cots_jax.data.mixture import segments_to_json
 from cots_jax.pretrained import CHECKPOINTS
 from cots_jax.processes import agree_on, code_of_the_package, entered_together, is_first
 from cots_jax.schema import Config
 from cots_jax.switches import Switch
-from cots_jax.train.assemble import assembled, claimed, same_origin
+from cots_jax.train.assemble import assembled, claimed
 from cots_jax.train.best import Best
 from cots_jax.train.clock import Clock
 from cots_jax.train.cots import CotsTask
@@ -27,8 +29,14 @@ from cots_jax.train.dropped import DroppedLog, NoDroppedLog
 from cots_jax.train.dvae import DvaeTask
 from cots_jax.train.logging import MetricsLog, NoLog
 from cots_jax.train.mesh import make_mesh, place, place_rows, whole
+from cots_jax.train.pace import Pace
 from cots_jax.train.progress import Meter, Progress, Silence
 from cots_jax.train.reporter import Reporter, SkipGuard
+from cots_jax.train.resume import standing
+from cots_jax.train.skipped import NoSkippedSteps, SkippedSteps
+from cots_jax.train.starts import Start, first_start, note_start
+from cots_jax.train.trace import Steps, Trace
+from cots_jax.train.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +50,12 @@ class Outcome:
     metrics: dict[str, float]  # of the last evaluation
 
 
-def train(config: Config, workdir: Path, stream: TextIO | None = None) -> Outcome:
+def train(
+    config: Config, workdir: Path, stream: TextIO | None = None, profiled: Steps | None = None
+) -> Outcome:
     """Trains until the config's duration, from the newest good checkpoint of the workdir.
 
+    profiled: steps to record a trace of, in `workdir/profile`.
     Raises UserError for everything that the user can mend; progress goes to `stream` (stderr).
     """
     agree_on("the config", json.dumps(config.to_dict()))
@@ -55,7 +66,7 @@ def train(config: Config, workdir: Path, stream: TextIO | None = None) -> Outcom
         entered_together(assembled(config, workdir, mesh)) as task,
         _Preemption() as stop,
     ):
-        return _run(config, workdir, task, stop, stream)
+        return _run(config, workdir, task, stop, stream, profiled)
 
 
 def _run(
@@ -64,6 +75,7 @@ def _run(
     task: CotsTask | DvaeTask,
     stop: "_Preemption",
     stream: TextIO | None,
+    profiled: Steps | None,
 ) -> Outcome:
     # ------------------------------------------------------------ when what happens
     times = task.clock
@@ -72,22 +84,17 @@ def _run(
         name: max(1, times.steps(getattr(config, f"{name}_every"), f"config.{name}_every"))
         for name in ("log", "evaluate", "checkpoint", "diagnose")
     }
+    keep = checkpoint.Keep(config.keep)
+    if config.keep_every:
+        often = times.steps(config.keep_every, "config.keep_every")
+        keep = dataclasses.replace(keep, every=max(1, often))
 
     # ------------------------------------------------------------ state: fresh or resumed
-    state = task.fresh()
-    found, weights = checkpoint.latest(workdir / CHECKPOINTS), task.table.weights
-    start, position, before, weighed = 0, None, None, ()
-    if found is None:
-        state = task.initialised(state)
-    else:
-        same_origin(checkpoint.read_fact(found.path, "facts"), task.facts(), workdir)
-        start, kept = found.step, checkpoint.read_fact(found.path, "data")
-        position, before = kept["iterator"], kept["clock"]
-        # checkpoints that are older than segments say nothing of them
-        weighed = segments_from_json(kept.get("segments", [])) or go_on((), 0, weights)
-        state = task.restored(found.path, state, len(weighed[-1].weights))
+    found = checkpoint.latest(workdir / CHECKPOINTS)
+    here = standing(config, task, found, workdir)
+    state, start = here.state, here.step
     frozen = task.frozen()
-    clock = Clock(before)
+    clock = Clock(here.clock)
     meter = Meter(clock, total, start, config.batch)
     progress = Progress(meter, stream if is_first() else Silence())
     for damage in found.damaged if found else ():
@@ -100,15 +107,14 @@ def _run(
         f"{times.pairs} pairs, batch {config.batch}, {task.mesh.size} x "
         f"{jax.devices()[0].device_kind} ({config.hardware.row}), into {workdir}"
     )
+    if is_first():
+        note_start(workdir, Start.now(start))
 
     # ------------------------------------------------------------ data: made after the restore
-    segments = go_on(weighed, start * config.batch, weights)
-    if weighed and segments != weighed:
+    if here.reweighed:
         now = ",".join(source.written for source in task.table.sources)
         progress.note(f"from step {start} on, other weights: {now}")
-    batches = iter(task.batches(segments))
-    if position is not None:
-        batches.set_state(position)
+    batches = here.batches(task)
     everywhere = whole(task.mesh)
 
     def save(step: int, extra: dict[str, Any]) -> None:
@@ -120,33 +126,61 @@ def _run(
                 "data": {
                     "iterator": batches.get_state(),
                     "clock": clock.state(),
-                    "segments": segments_to_json(segments),
+                    "segments": segments_to_json(here.segments),
                 },
             }
-            keep = checkpoint.Keep(config.keep)
-            checkpoint.save(workdir / CHECKPOINTS, step, task.trees(state), facts, keep=keep)
+            saver.save(step, task.trees(state), facts, keep=keep)
 
     # ------------------------------------------------------------ the loop
     log, step = MetricsLog(workdir, start) if is_first() else NoLog(), start
     dropped = DroppedLog(workdir, start, task.table) if is_first() else NoDroppedLog()
-    guard = SkipGuard(start, total, int(jax.device_get(state.skipped)))
-    reporter = Reporter(task.logged, log, progress, clock, guard)
+    skipped_before = int(jax.device_get(state.skipped))
+    order = task.table.order(config.seed, here.segments)
+    skipped = (
+        SkippedSteps(workdir, start, skipped_before, task.table, order, config.batch)
+        if is_first()
+        else NoSkippedSteps()
+    )
+    guard = SkipGuard(start, total, skipped_before)
+    pace = Pace()
+    reporter = Reporter(
+        task.logged, log, progress, clock, guard, skipped, pace, first_start(workdir)
+    )
     best = Best(workdir) if config.keep_best is Switch.ON else None
+    saver = checkpoint.Saver(workdir / CHECKPOINTS)
+    watchdog = Watchdog(config.stalled_after)
+    trace = Trace(workdir / "profile", profiled)
+    running = None  # a number of the step that the devices are at
     try:
         while step < total and not stop.asked(step):
+            trace.at(step)
+            began = time.monotonic()
             with clock.span("data"):
-                batch: Batch = place_rows(next(batches), task.mesh, config.batch)
+                with watchdog.waiting(f"batch for step {step + 1}"):
+                    read: Batch = next(batches)
+                batch = place_rows(read, task.mesh, config.batch)
                 knobs = place(task.knobs(step), everywhere)
+            own = time.monotonic() - began
             with clock.span("compile" if step == start else "step"):
                 with jax.transfer_guard("disallow"):
                     state, measured = task.step(state, frozen, batch, knobs)
                 if step == start:
                     jax.block_until_ready(measured)
+                elif running is not None:
+                    # the step before: one is always queued behind the one that runs
+                    with watchdog.waiting(f"end of step {step}"):
+                        jax.block_until_ready(running)
+            running = measured["skipped"]
+            if step == start:
+                progress.note(compiled(clock.seconds("compile")))
+            else:
+                pace.add(time.monotonic() - began, own)
             step += 1
             due = {name: step % often == 0 or step == total for name, often in every.items()}
             reporter.settle()  # the step before, while this one runs
             if (judged := measured.pop("judged", None)) is not None:
                 dropped.ask(step, judged)
+            skipped.seen(step, running)
             if due["log"]:
                 reporter.ask(step, measured)
             if due["diagnose"] or due["evaluate"] or due["checkpoint"]:
@@ -155,13 +189,14 @@ def _run(
                 reporter.settle()
             if due["diagnose"]:
                 with clock.span("evaluation"):
-                    log.write(step, task.diagnose(state, batch, knobs))
+                    reporter.diagnosed(step, task.diagnose(state, batch, knobs))
             if due["evaluate"]:
                 with clock.span("evaluation"):
                     recall = task.evaluate(state)
                 reporter.evaluated(step, recall)
                 if best is not None:
                     with clock.span("checkpoint"):
+                        saver.wait()
                         said = best.consider(step, recall, task.trees(state), task.facts())
                     if said:
                         progress.note(said)
@@ -171,7 +206,11 @@ def _run(
         reporter.settle()
         done = step >= total
         save(step, task.finish(state) if done else {})
+        saver.wait()
     finally:
+        trace.close()
+        watchdog.close()
+        saver.close()
         log.close()
         dropped.close()
         progress.close()

@@ -2,6 +2,7 @@
 """What a run measures, on its way to the log and to the live line."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +10,11 @@ import jax
 
 from cots_jax.errors import UserError
 from cots_jax.train.clock import Clock
+from cots_jax.train.health import Spikes, concerns
 from cots_jax.train.logging import MetricsLog, NoLog
+from cots_jax.train.pace import Pace
 from cots_jax.train.progress import Progress, Rates
+from cots_jax.train.skipped import NoSkippedSteps, SkippedSteps
 
 MOST_SKIPPED = 20  # steps with non-finite gradients between two log lines, or in a row
 
@@ -30,6 +34,7 @@ class Reporter:
     """Logs and shows a step's numbers, which are fetched while the next one runs.
 
     named: adds what the host knows of a step's numbers.
+    begun: when the run was first started, in seconds since 1970; None where that is not known.
     """
 
     def __init__(
@@ -39,9 +44,13 @@ class Reporter:
         progress: Progress,
         clock: Clock,
         guard: "SkipGuard",
+        skipped: SkippedSteps | NoSkippedSteps,
+        pace: Pace,
+        begun: float | None = None,
     ) -> None:
         self._named, self._log, self._progress = named, log, progress
-        self._clock, self._guard = clock, guard
+        self._clock, self._guard, self._skipped = clock, guard, skipped
+        self._pace, self._begun, self._spikes = pace, begun, Spikes()
         self._asked: Asked | None = None
         self._last: Numbers = {}
         self._recall: Numbers = {}
@@ -66,10 +75,32 @@ class Reporter:
             "pairs_per_second": asked.rates.pairs_per_second,
             "data_wait": asked.rates.data_wait,
             "seconds": sum(self._clock.state().values()),
+            **self._goodput(),
+            **memory(),
         }
+        paced = self._pace.look()
+        self._last |= paced.numbers
         self._log.write(asked.step, self._last)
         self._progress.update(asked.step, self.metrics)
+        for said in filter(
+            None, (paced.straggler, self._spikes.consider(asked.step, host["loss"]))
+        ):
+            self._progress.note(said)
+        self._skipped.settle(asked.step, int(host["skipped"]))
         self._guard.check(asked.step, int(host["skipped"]))
+
+    def _goodput(self) -> Numbers:
+        """The share of useful steps in the time since the run was begun: starts, compilation, lost
+        work and the time between starts all count against it."""
+        if self._begun is None or (since := time.time() - self._begun) <= 0:
+            return {}  # a clock that was set back says nothing
+        return {"goodput": min(1.0, self._clock.state().get("step", 0.0) / since)}
+
+    def diagnosed(self, step: int, measured: Mapping[str, float]) -> None:
+        """Logs what was found out about the run's health, and says what should worry."""
+        self._log.write(step, measured)
+        for said in concerns(measured):
+            self._progress.note(f"step {step}: {said}")
 
     def evaluated(self, step: int, metrics: Numbers) -> None:
         """Logs and shows an evaluation."""
@@ -97,8 +128,16 @@ class SkipGuard:
         if self._broken >= MOST_SKIPPED or lost:
             raise UserError(
                 f"{self._broken} steps up to {step} had gradients that are not finite, and changed "
-                "nothing: lower config.optimizer.learning_rate, or look at the data"
+                "nothing: lower config.optimizer.learning_rate, or look at the data; their pairs "
+                "and positions are in skipped.jsonl"
             )
+
+
+def memory() -> Numbers:
+    """The most that a device of this process has held so far, in GB; nothing where none counts."""
+    found = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [stats["peak_bytes_in_use"] for stats in found if "peak_bytes_in_use" in stats]
+    return {"memory_gb": max(peaks) / 1e9} if peaks else {}
 
 
 def summary(metrics: Mapping[str, float]) -> str:

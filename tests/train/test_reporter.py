@@ -10,8 +10,10 @@ import pytest
 from cots_jax.errors import UserError
 from cots_jax.train import logging
 from cots_jax.train.clock import Clock
+from cots_jax.train.pace import Pace
 from cots_jax.train.progress import Meter, Progress
 from cots_jax.train.reporter import MOST_SKIPPED, Reporter, SkipGuard, summary
+from cots_jax.train.skipped import NoSkippedSteps
 
 
 class Run:
@@ -23,7 +25,10 @@ class Run:
         progress = Progress(Meter(clock, 10, 0, pairs_per_step=4), self.stream)
         self.log = logging.MetricsLog(folder)
         guard = SkipGuard(0, 10, 0)
-        self.reporter = Reporter(self.named, self.log, progress, clock, guard)
+        self.skipped, self.pace = NoSkippedSteps(), Pace()
+        self.reporter = Reporter(
+            self.named, self.log, progress, clock, guard, self.skipped, self.pace, begun=1.0
+        )
 
     def named(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         return metrics | {"twice": 2.0 * step}
@@ -52,7 +57,21 @@ class TestReporter:
         run.reporter.settle()
         (row,) = run.rows
         assert (row["step"], row["loss"], row["twice"]) == (1, 1.0, 2.0)
-        assert {"pairs_per_second", "data_wait", "seconds"} <= set(row)
+        assert {"pairs_per_second", "data_wait", "seconds", "goodput"} <= set(row)
+        assert "step_p50" not in row  # no step was timed
+
+    def test_step_times_are_those_since_the_last_line(self, run: Run) -> None:
+        for number, seconds in ((1, [3.0, 1.0, 2.0]), (2, [5.0])):
+            for one in seconds:
+                run.pace.add(one, own=0.1)
+            run.ask(number)
+            run.reporter.settle()
+        assert [(row["step_p50"], row["step_max"]) for row in run.rows] == [(2, 3), (5, 5)]
+
+    def test_what_should_worry_is_said(self, run: Run) -> None:
+        run.reporter.diagnosed(4, {"queue/valid": 0.0})
+        assert "step 4: the queue is dead" in run.stream.getvalue()
+        assert run.rows[-1] == {"step": 4, "queue/valid": 0.0}
 
     def test_the_newest_recall_stands_in_the_line_and_not_in_the_row(self, run: Run) -> None:
         run.ask(1)
