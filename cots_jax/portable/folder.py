@@ -3,7 +3,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import importlib.resources
 import shutil
@@ -11,28 +10,19 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from jax import export
 
 from cots_jax import manifest
 from cots_jax.errors import UserError
 from cots_jax.portable.card import evaluated, write_card
 from cots_jax.portable.forms import Form, require_packages
-from cots_jax.portable.functions import Functions, Signature
-from cots_jax.portable.parity import (
-    Inputs,
-    Run,
-    check_tokenizer,
-    largest_difference,
-    make_probes,
-)
+from cots_jax.portable.functions import Functions
+from cots_jax.portable.parity import check_tokenizer, largest_difference, make_probes
 from cots_jax.portable.preprocessing import write_preprocessing
-from cots_jax.portable.stablehlo import run_stablehlo, write_stablehlo
+from cots_jax.portable.running import runner, write_form
 from cots_jax.pretrained import Pretrained
 from cots_jax.switches import Towers
-from cots_jax.weights.exported import IDENTITY, read_arrays, write_arrays, write_facts
-from cots_jax.weights.mapping import flat
+from cots_jax.weights.exported import IDENTITY, write_arrays, write_facts
 
 EXAMPLES = {
     Form.SAFETENSORS: ("preprocess.py", "with_numpy.py"),
@@ -103,33 +93,11 @@ def _write(folder: Path, opened: Pretrained, forms: Sequence[Form]) -> Differenc
     check_tokenizer(folder, opened)
     _copy_examples(folder, forms)
     probes = make_probes(signatures, opened.tokenizer.vocab_size)
-    return {
-        str(form): largest_difference(form, _written(folder, form, signatures), probes)
-        for form in forms
-    }
-
-
-def _written(folder: Path, form: Form, signatures: Mapping[str, Signature]) -> Run:
-    """Writes both functions in a form, and gives the way to run them from the disk."""
-    arrays = flat(read_arrays(folder))
-    weights = {
-        name: {path: arrays[path] for path in signature.weights}
-        for name, signature in signatures.items()
-    }
-    if form is Form.ONNX:
-        from cots_jax.portable.onnx_files import run_onnx, write_onnx  # an extra
-
-        write_onnx(folder, signatures)
-        return functools.partial(run_onnx, folder)
-    if form is Form.STABLEHLO:
-        write_stablehlo(folder, signatures)
-
-    def run(name: str, inputs: Inputs) -> np.ndarray:
-        if form is Form.STABLEHLO:
-            return run_stablehlo(folder, name, weights[name], *inputs.values())
-        return np.asarray(jax.jit(signatures[name].function)(weights[name], *inputs.values()))
-
-    return run
+    found = {}
+    for form in forms:
+        write_form(folder, form, signatures)
+        found[str(form)] = largest_difference(form, runner(folder, form, signatures), probes)
+    return found
 
 
 def _copy_examples(folder: Path, forms: Sequence[Form]) -> None:

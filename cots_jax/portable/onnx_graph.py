@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from cots_jax.errors import UserError
 
@@ -122,5 +122,5 @@ def _named(shape: Shape) -> list[int | str]:
     return [int(size) if _known(size) else BATCH for size in shape]
 
 
-def _kind(kind: Any) -> TensorProto.DataType:
+def _kind(kind: Any) -> int:
     return helper.np_dtype_to_tensor_dtype(np.dtype(kind))

@@ -39,7 +39,7 @@ def _run(
     known: dict[Var, Value] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *values]))
 
     def read(atom: Var | Literal) -> Value:
-        return np.asarray(atom.val) if isinstance(atom, Literal) else known[atom]
+        return np.asarray(atom.val, _kind(atom)) if isinstance(atom, Literal) else known[atom]
 
     for equation in _needed(jaxpr):
         outputs = _equation(graph, equation, [read(atom) for atom in equation.invars])
@@ -208,26 +208,30 @@ def _dot(graph: Graph, equation: JaxprEqn, values: Sequence[Value]) -> Value:
 
 
 def _gather(graph: Graph, equation: JaxprEqn, values: Sequence[Value]) -> Value:
-    """Whole slices along one axis, by one index each: what `table[ids]` and `x[:, 0]` are."""
+    """Along one axis: a piece at a fixed place, `x[:, 2:]`; slices by ids, `table[ids]`; and of
+    each row a slice of its own, `take_along_axis`.
+    """
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     value, index = values
-    (axis,) = numbers.start_index_map
-    each, rows = numbers.operand_batching_dims, len(index.shape) - 1
-    rest = [size for a, size in enumerate(value.shape) if a not in (axis, *each)]
-    whole = [size for a, size in enumerate(sizes) if a not in (axis, *each)]
-    if rest != whole or sizes[axis] != 1 or axis not in numbers.collapsed_slice_dims:
-        raise UserError("the towers gather in a way unknown to the ONNX export: leave onnx out")
-    if each:  # a row of each row
-        if each != (0,) or axis != 1 or numbers.start_indices_batching_dims != (0,):
-            raise UserError("the towers gather in a way unknown to the ONNX export: leave onnx out")
-        index = graph.add("Cast", [index], index.shape, to=TensorProto.INT64)
-        return graph.add("GatherND", [value, index], _out(equation), batch_dims=1)
-    if isinstance(index, np.ndarray):
-        index = index[..., 0]
-    else:
-        last = np.array([rows], np.int64)
-        index = graph.add("Squeeze", [index, last], index.shape[:-1])
-    return graph.add("Gather", [value, index], _out(equation), axis=axis)
+    each, axes = numbers.operand_batching_dims, numbers.start_index_map
+    others = [a for a in range(len(value.shape)) if a not in (*axes, *each)]
+    whole = all(value.shape[a] == sizes[a] for a in others)
+    collapsed = set(numbers.collapsed_slice_dims) == set(axes)
+    if len(axes) == 1 and whole and not each and isinstance(index, np.ndarray) and index.ndim == 1:
+        first = np.array(index, np.int64)
+        ends = [first, first + sizes[axes[0]], np.array(axes, np.int64)]
+        piece = graph.add("Slice", [value, *ends], tuple(sizes))
+        if not collapsed:
+            return piece
+        return graph.add("Squeeze", [piece, np.array(axes, np.int64)], _out(equation))
+    if len(axes) == 1 and whole and not each and collapsed:
+        last = np.array([len(index.shape) - 1], np.int64)
+        ids = graph.add("Squeeze", [index, last], index.shape[:-1])
+        return graph.add("Gather", [value, ids], _out(equation), axis=axes[0])
+    if axes == (1,) and each == (0,) and whole and numbers.start_indices_batching_dims == (0,):
+        wide = graph.add("Cast", [index], index.shape, to=TensorProto.INT64)
+        return graph.add("GatherND", [value, wide], _out(equation), batch_dims=1)
+    raise UserError("the towers gather in a way unknown to the ONNX export: leave onnx out")
 
 
 def _squeeze(graph: Graph, equation: JaxprEqn, values: Sequence[Value]) -> Value:

@@ -2,7 +2,7 @@
 """Whether what was written computes what the model does: a part of every export."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -11,13 +11,12 @@ import tokenizers
 
 from cots_jax.errors import UserError
 from cots_jax.portable.functions import Signature
+from cots_jax.portable.running import Inputs, Run
 from cots_jax.pretrained import Pretrained
 from cots_jax.weights.exported import WORDS
 
 TOLERANCE = 1e-4  # of an entry of a unit vector, in float32
 BATCHES = (1, 5)  # rows: a size that is fixed by mistake would show
-Inputs = Mapping[str, np.ndarray]
-Run = Callable[[str, Inputs], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,8 +91,8 @@ def complete_tokenizer(tokenizer: Tokenizer, length: int) -> str:
 
 def is_lower_case(tokenizer: Tokenizer) -> bool:
     """Whether it takes capitals for small letters."""
-    small, capital = tokenizer.encode(["a dog", "A DOG"], 16).ids
-    return bool((small == capital).all())
+    normalizer = tokenizers.Tokenizer.from_str(tokenizer.to_json()).normalizer
+    return normalizer is not None and normalizer.normalize_str("Ab").strip() == "ab"
 
 
 def _piece(tokenizer: Tokenizer, id: int) -> dict[str, Any]:
