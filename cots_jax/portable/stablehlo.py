@@ -18,8 +18,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def write_stablehlo(folder: Path, signatures: Mapping[str, Signature]) -> None:
     """`stablehlo/NAME.jax_export` for each function: `jax.export.deserialize` reads it.
 
-    Plain XLA operations, no custom call. The weights are not in it, so one copy of them, in
-    model.safetensors, serves both this file and everything else.
+    Plain XLA operations; the only custom calls are JAX's checks of the inputs' shapes. The weights
+    are not in it, so that one copy of them, in model.safetensors, serves this and all else.
     """
     (folder / FOLDER).mkdir()
     for name, signature in signatures.items():

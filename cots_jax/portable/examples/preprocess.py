@@ -33,9 +33,11 @@ def pixels(files):
 
 
 def _pixels(file):
-    picture = Image.open(file)
-    if not _is_stored(picture):
-        picture = Image.open(_stored(picture))
+    with Image.open(file) as picture:
+        return _square(picture if _is_stored(picture) else Image.open(_stored(picture)))
+
+
+def _square(picture):
     picture.draft("RGB", (2 * SIZE, 2 * SIZE))  # decodes less of a JPEG that is far too large
     left, top = ((side - min(picture.size)) / 2 for side in picture.size)
     square = (left, top, left + min(picture.size), top + min(picture.size))
