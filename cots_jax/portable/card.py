@@ -22,9 +22,8 @@ FILE = "README.md"
 FRONT = """---
 library_name: cots_jax
 pipeline_tag: zero-shot-image-classification
-tags: [image-text-retrieval, jax, safetensors]
----
-"""
+tags: [image-text-retrieval, jax, {forms}]
+---"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,7 @@ def write_card(
         "Checked": _checked(opened, parity),
     }
     title = f"# {opened.config.name}: {opened.config.model}"
-    parts = [f"{FRONT}\n{title}"]
+    parts = [FRONT.format(forms=", ".join(forms)), title]
     parts += [f"## {name}\n\n{text}" if name else text for name, text in sections.items()]
     (folder / FILE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 

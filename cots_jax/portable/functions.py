@@ -14,6 +14,7 @@ from cots_jax.data.transforms import normalise
 from cots_jax.models.two_stream import TwoStream, model_size
 from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.embed import Preprocessing
+from cots_jax.schema import HardwareConfig
 from cots_jax.weights.mapping import flat, nested
 
 Weights = Mapping[str, Array]  # by their paths, as in model.safetensors
@@ -40,10 +41,9 @@ class Functions:
     def of(cls, opened: Pretrained) -> "Functions":
         """In float32 and unrolled, whatever the model was trained in."""
         config = opened.config
-        # The defaults of a hardware row: float32 (at the highest precision), no scan, no remat.
-        plain = type(config.hardware)()
         words = opened.tokenizer.vocab_size
-        size = model_size(config.model, plain, words, config.frame_mean)
+        # The defaults of a hardware row are float32 at the highest precision, unrolled.
+        size = model_size(config.model, HardwareConfig(), words, config.frame_mean)
         model = TwoStream(size, config.method.masked)
         return cls(model, opened.preprocessing, config.data.text_length)
 

@@ -3,7 +3,6 @@
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,16 +98,6 @@ class Graph:
         if name not in self._constants:
             self._constants[name] = numpy_helper.from_array(array, name)
         return name
-
-
-def letters(count: int) -> str:
-    """That many different ones, for the equation of an Einsum."""
-    return "abcdefghijklmnopqrstuvwxyz"[:count]
-
-
-def product(sizes: Sequence[int]) -> int:
-    """Of sizes that are known."""
-    return math.prod(sizes)
 
 
 def _known(size: Dim) -> bool:

@@ -6,6 +6,8 @@ the symbolic batch nor the scan of Flax. What is unknown here is refused by name
 graph is run against the model it came from.
 """
 
+import math
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from onnx import TensorProto, helper
 
 from cots_jax.errors import UserError
-from cots_jax.portable.onnx_graph import Graph, Shape, Value, Wire, letters, product
+from cots_jax.portable.onnx_graph import Graph, Shape, Value, Wire
 
 SAME = {  # element by element, under another name
     "abs": "Abs", "add": "Add", "and": "And", "div": "Div", "erf": "Erf", "exp": "Exp",
@@ -188,12 +190,12 @@ def _dot(graph: Graph, equation: JaxprEqn, values: Sequence[Value]) -> Value:
     last = tuple(range(len(left.shape) - len(inner), len(left.shape)))
     if isinstance(right, np.ndarray) and not batch and tuple(inner) == last:
         order = [*outer, *(axis for axis in range(right.ndim) if axis not in outer)]
-        size = product([right.shape[axis] for axis in outer])
+        size = math.prod(right.shape[axis] for axis in outer)
         matrix = right.transpose(order).reshape(size, -1)
         flat = graph.reshape(_wire(left), (*left.shape[: last[0]], size))
         result = graph.add("MatMul", [flat, matrix], (*flat.shape[:-1], matrix.shape[1]))
         return graph.reshape(result, _out(equation))
-    names = iter(letters(len(left.shape) + len(right.shape)))
+    names = iter(string.ascii_lowercase)
     of_left, of_right = ["" for _ in left.shape], ["" for _ in right.shape]
     for mine, theirs in (*zip(batch, other), *zip(inner, outer)):
         of_left[mine] = of_right[theirs] = next(names)
