@@ -5,11 +5,12 @@ import json
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-from doors import command, run_apart, run_evaluate, run_export, run_main, run_search
+from doors import PROJECT, command, run_apart, run_evaluate, run_export, run_main, run_search
 from tiny_world import CONFIG, Tiny
 
 from cots_jax import Pretrained
@@ -58,6 +59,18 @@ def test_an_index_of_the_run_is_searched_with_it(world: Tiny) -> None:
     assert len(json.loads(found[0])["hits"]) == 10
     again = run_search(world.root, "index", "--model=out", "--images=pictures", "--out=index")
     assert "nothing changed" in again.err
+
+
+def test_it_finds_what_the_model_finds(world: Tiny) -> None:
+    script = str(PROJECT / "benchmarks" / "export_parity.py")
+    flags = ("--model=runs/tiny", "--export=out", "--data=data/tiny#train", "--queries=40")
+    said = run_apart(world.root, [sys.executable, script, *flags])
+    assert said.status == 0, said.err
+    report = json.loads(said.out)
+    for form in ("safetensors", "stablehlo", "onnx"):
+        assert report[form]["different"] == 0
+        assert report[form]["same"] + report[form]["swapped"] == report[form]["queries"] == 40
+        assert report[form]["image_difference"] < 1e-5
 
 
 def test_a_run_starts_from_it(world: Tiny) -> None:

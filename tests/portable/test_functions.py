@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two functions that leave: float32 whatever the run was, and blind to padding."""
 
-
 import numpy as np
 import pytest
 from jax import export
