@@ -41,10 +41,10 @@ def evaluated(folder: Path, identity: Mapping[str, Any], towers: str) -> Evaluat
         return Evaluated((), "not evaluated")
     try:
         made_from = json.loads(file.read_text(encoding="utf-8")).get("made_from", {})
+        theirs = {key: made_from.get(key) for key in identity}
         results = read_results(file)
-    except (UserError, ValueError, AttributeError):
+    except (UserError, OSError, ValueError, AttributeError):
         return Evaluated((), f"{RESULTS} cannot be read")
-    theirs = {key: made_from.get(key) for key in identity}
     if theirs != identity or any(one.protocol.towers != towers for one in results):
         return Evaluated((), f"not evaluated: {RESULTS} is of another checkpoint or other towers")
     return Evaluated(results)

@@ -219,16 +219,21 @@ def _gather(graph: Graph, equation: JaxprEqn, values: Sequence[Value]) -> Value:
     others = [a for a in range(len(value.shape)) if a not in (*axes, *each)]
     whole = all(value.shape[a] == sizes[a] for a in others)
     collapsed = set(numbers.collapsed_slice_dims) == set(axes)
-    if len(axes) == 1 and whole and not each and isinstance(index, np.ndarray) and index.ndim == 1:
+    along_one = len(axes) == 1 and whole and not each
+    if along_one and isinstance(index, np.ndarray) and index.ndim == 1:
         first = np.array(index, np.int64)
         ends = [first, first + sizes[axes[0]], np.array(axes, np.int64)]
         piece = graph.add("Slice", [value, *ends], tuple(sizes))
         if not collapsed:
             return piece
         return graph.add("Squeeze", [piece, np.array(axes, np.int64)], _out(equation))
-    if len(axes) == 1 and whole and not each and collapsed:
-        last = np.array([len(index.shape) - 1], np.int64)
-        ids = graph.add("Squeeze", [index, last], index.shape[:-1])
+    rows = len(index.shape) - 1
+    if (
+        along_one
+        and collapsed
+        and set(numbers.offset_dims).isdisjoint(range(axes[0], axes[0] + rows))
+    ):
+        ids = graph.add("Squeeze", [index, np.array([rows], np.int64)], index.shape[:-1])
         return graph.add("Gather", [value, ids], _out(equation), axis=axes[0])
     if axes == (1,) and each == (0,) and whole and numbers.start_indices_batching_dims == (0,):
         wide = graph.add("Cast", [index], index.shape, to=TensorProto.INT64)

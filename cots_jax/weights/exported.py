@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from cots_jax import manifest
 from cots_jax.errors import UserError
@@ -72,8 +72,7 @@ def open_exported(folder: Path) -> ExportedFolder:
 def write_arrays(folder: Path, towers: Params) -> None:
     """`model.safetensors`: the arrays by their paths, `image/cls`, in float32."""
     arrays = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flat(towers).items()}
-    save_file(arrays, folder / ARRAYS, metadata={"format": "np"})
-    (folder / ARRAYS).chmod(0o644)  # safetensors leaves it to its owner alone
+    (folder / ARRAYS).write_bytes(save(arrays, metadata={"format": "np"}))
 
 
 def read_arrays(folder: Path) -> Params:

@@ -29,6 +29,7 @@ from cots_jax.models.text import Pooling, TextConfig
 from cots_jax.models.transformer import Activation, Span, TransformerConfig
 from cots_jax.models.vision import VisionConfig
 from cots_jax.portable import forms, parity
+from cots_jax.portable.card import evaluated
 from cots_jax.portable.folder import export_folder
 from cots_jax.portable.forms import Form
 from cots_jax.portable.preprocessing import is_lower_case
@@ -145,6 +146,23 @@ def test_the_card_says_what_it_must(world: pathlib.Path) -> None:
         "temperature, 0.05",
     ):
         assert words in card, words
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"results": [], "made_from": {"step": 6, "checkpoint": "a"}}', "of another checkpoint"),
+        ('{"results": []}', "of another checkpoint"),
+        ('{"results": [{}], "made_from": {"step": 7, "checkpoint": "a"}}', "cannot be read"),
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+    ],
+)
+def test_recalls_of_other_weights_are_not_told(tmp_path: pathlib.Path, text: str, why: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    found = evaluated(tmp_path, {"step": 7, "checkpoint": "a"}, "online")
+    assert not found.results
+    assert why in found.why
 
 
 def test_what_others_need_to_know_of_the_inputs(world: pathlib.Path) -> None:
