@@ -20,12 +20,12 @@ from cots_jax.models.dalle import DalleConfig
 from cots_jax.models.dvae import DvaeConfig
 from cots_jax.models.image_tokens import TokenizerConfig, picture_ids
 from cots_jax.models.two_stream import Params, model_size
-from cots_jax.pretrained import newest
 from cots_jax.schema import HardwareConfig
 from cots_jax.switches import Precision, Task
 from cots_jax.weights.dalle import read_dalle
 from cots_jax.weights.files import PICKLES, fetched
 from cots_jax.weights.mapping import flat
+from cots_jax.weights.trained import newest
 
 FROZEN = "frozen"
 KINDS = {"dvae": DvaeConfig, "dalle": DalleConfig}

@@ -2,7 +2,6 @@
 """A trained folder opened for use: towers, tokenizer, preprocessing, lineage."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from cots_jax import checkpoint, manifest
+from cots_jax import checkpoint
 from cots_jax.config import build_config
 from cots_jax.data.pictures import Given, decode_given
 from cots_jax.data.tokenizer import Tokenizer
@@ -23,14 +22,15 @@ from cots_jax.retrieval.embed import EMBED_BATCH, Preprocessing, embed_images, e
 from cots_jax.retrieval.evaluation import Lineage
 from cots_jax.retrieval.loose import caption_batches, picture_batches
 from cots_jax.schema import Config
-from cots_jax.switches import Task, TemperatureRule
+from cots_jax.switches import Task, TemperatureRule, Towers
+from cots_jax.weights.trained import Trained, find_trained
 
 CHECKPOINTS = checkpoint.FOLDER
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A trained COTS model. `path` is the checkpoint it came from."""
+    """A trained COTS model. `source` is the checkpoint or exported folder it came from."""
 
     config: Config
     model: TwoStream
@@ -38,18 +38,18 @@ class Pretrained:
     tokenizer: Tokenizer
     preprocessing: Preprocessing
     lineage: Lineage
-    step: int
-    path: Path
+    source: Trained
     image_tokens: str  # digest of the tokenizer whose codes were read from the shards; "" for none
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Pretrained":
-        """Opens a training folder: the best towers where the run kept them, else the newest.
+    def load(cls, folder: str | Path, towers: Towers | None = None) -> "Pretrained":
+        """Opens a training folder, the best towers where the run kept them, else the newest; or an
+        exported folder.
 
-        Raises UserError.
+        towers: None are those that the run's own evaluations use. Raises UserError.
         """
-        found = best_or_newest(Path(folder))
-        facts = checkpoint.read_fact(found.path, "facts")
+        source = find_trained(Path(folder))
+        facts = source.facts
         config = build_config(facts["config"])
         if config.task is not Task.COTS:
             raise UserError(f"{folder} holds a {config.task} run, not a retrieval model")
@@ -60,19 +60,22 @@ class Pretrained:
             facts["codes"],
             frozenset(facts["heads"]),
         )
-        which = str(config.evaluation_towers)
-        towers = _on_device(checkpoint.restore(found.path, "towers"))
+        which = towers or config.evaluation_towers
         return cls(
             config=config,
             model=model,
-            towers=towers[which],
+            towers=_on_device(source.towers(which)),
             tokenizer=tokenizer,
             preprocessing=preprocessing_of(facts["preprocessing"]),
-            lineage=Lineage(tuple(facts["lineage"]), tuple(facts["fine_tuned_on"]), which),
-            step=found.step,
-            path=found.path,
+            lineage=Lineage(tuple(facts["lineage"]), tuple(facts["fine_tuned_on"]), str(which)),
+            source=source,
             image_tokens=facts.get("image_tokens", ""),
         )
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps behind the towers."""
+        return self.source.step
 
     def encode_images(
         self, pictures: Iterable[Given], batch: int = EMBED_BATCH
@@ -103,28 +106,20 @@ class Pretrained:
 
     def identity(self) -> dict[str, Any]:
         """What tells this checkpoint from any other, in JSON."""
-        return _identity(self.step, self.path)
+        return self.source.identity
 
     def heads(self) -> Params:
         """The masked heads, for looking at the token level; empty where none were trained."""
-        return _on_device(checkpoint.restore(self.path, "heads")) if self.model.heads else {}
+        return _on_device(self.source.heads()) if self.model.heads else {}
 
     def temperature(self) -> float:
         """Of the contrastive logits, the learned one where it was learned."""
+        if (exported := self.source.facts.get("temperature")) is not None:
+            return float(exported)
         method = self.config.method
         learned = method.temperature_rule is TemperatureRule.LEARNED
-        heads = checkpoint.restore(self.path, "heads") if learned else {}
+        heads = self.source.heads() if learned else {}
         return float(temperature_of(heads, method))
-
-
-def identity_of(found: checkpoint.Found) -> dict[str, Any]:
-    """What tells a checkpoint from any other, in JSON; nothing is loaded."""
-    return _identity(found.step, found.path)
-
-
-def _identity(step: int, path: Path) -> dict[str, Any]:
-    manifested = (path / manifest.NAME).read_bytes()
-    return {"step": step, "checkpoint": hashlib.sha256(manifested).hexdigest()}
 
 
 def preprocessing_of(facts: dict[str, Any]) -> Preprocessing:
@@ -144,21 +139,6 @@ def read_config(workdir: Path) -> Config | None:
         return None
     except ValueError as error:
         raise UserError(f"{file} cannot be read ({error}): choose another --workdir") from error
-
-
-def best_or_newest(folder: Path) -> checkpoint.Found:
-    """The best checkpoint where the run has kept one, else the newest good one."""
-    return checkpoint.latest(folder / checkpoint.BEST) or newest(folder)
-
-
-def newest(folder: Path) -> checkpoint.Found:
-    """The newest good checkpoint of a training folder. Raises UserError where there is none."""
-    if not folder.is_dir():
-        raise UserError(f"there is no training folder {folder}")
-    found = checkpoint.latest(folder / CHECKPOINTS)
-    if found is None:
-        raise UserError(f"{folder} holds no good checkpoint: train first, or name another folder")
-    return found
 
 
 def _on_device(tree: Params) -> Params:

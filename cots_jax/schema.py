@@ -71,7 +71,7 @@ class AugmentationConfig:
 class InitConfig:
     """Weights to start from: published ones, a file, a folder, or a hub name (weights/load.py).
 
-    run: a training folder of ours in the place of both.
+    run: a training folder of ours, or an exported one, in the place of both.
     """
 
     run: str = ""

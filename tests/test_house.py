@@ -34,6 +34,7 @@ FLOORS = {
     "pretrained": 5,
     "collection": 6,
     "image_tokenizer": 6,
+    "portable": 6,
     "arguments": 7,
     "offline": 8,
     "train": 8,

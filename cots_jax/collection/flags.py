@@ -18,7 +18,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def _add_index(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--model", "--workdir", dest="model", required=True, type=Path, help="a training folder")
+    add("--model", "--workdir", dest="model", required=True, type=Path,
+        help="a training folder, or an exported one")  # fmt: skip
     add("--images", required=True, help="a folder or tar of pictures, or FOLDER#SPLIT (prepared)")
     add("--out", required=True, type=Path, help="the index to make or to bring up to date")
     add("--dtype", type=Storage, choices=list(Storage), default=Storage.FLOAT32,

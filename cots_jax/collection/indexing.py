@@ -3,12 +3,12 @@
 
 from pathlib import Path
 
-from cots_jax import checkpoint
 from cots_jax.collection.sources import open_source
 from cots_jax.collection.update import Encoder, Maker, Updated, update
 from cots_jax.errors import UserError
-from cots_jax.pretrained import Pretrained, best_or_newest, identity_of
+from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.index_files import Storage
+from cots_jax.weights.trained import find_trained
 
 
 def index_collection(model: Path, images: str, out: Path, storage: Storage) -> Updated:
@@ -16,8 +16,8 @@ def index_collection(model: Path, images: str, out: Path, storage: Storage) -> U
 
     The model is loaded only where a picture has to be embedded. UserError.
     """
-    found = best_or_newest(model)
-    identity = identity_of(found)
+    found = find_trained(model)
+    identity = found.identity
 
     def load() -> Encoder:
         opened = Pretrained.load(model)
@@ -25,6 +25,6 @@ def index_collection(model: Path, images: str, out: Path, storage: Storage) -> U
             raise UserError(f"{model} was trained on meanwhile: start again when it has ended")
         return Encoder(opened.encode_decoded, opened.encode_texts)
 
-    preprocessing = checkpoint.read_fact(found.path, "facts")["preprocessing"]
+    preprocessing = found.facts["preprocessing"]
     with open_source(images, out) as source:
         return update(out, source, Maker(model, identity, preprocessing, storage, load))

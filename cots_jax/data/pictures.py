@@ -33,8 +33,12 @@ def decode_file(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
     tower's size where that is more (own choice), so that an original and its record give the same
     bits. PictureError. To be called within `strict_decoding`.
     """
-    longest_side = max(Settings.longest_side, 2 * size)
-    return decode_picture(normalise_picture(data, longest_side), size)
+    return decode_picture(normalise_picture(data, longest_side(size)), size)
+
+
+def longest_side(size: int) -> int:
+    """Of the JPEG that stands between an original and a tower of this size."""
+    return max(Settings.longest_side, 2 * size)
 
 
 def decode_given(given: Iterable[Given], size: int) -> Iterator[UInt8[np.ndarray, "s s 3"]]:

@@ -18,7 +18,7 @@ def parse_flags(argv: Sequence[str], description: str | None) -> argparse.Namesp
     """
     parser = argparse.ArgumentParser("python -m cots_jax.evaluate", description=description)
     add = parser.add_argument
-    add("--model", "--workdir", dest="model", help="a training folder")
+    add("--model", "--workdir", dest="model", help="a training folder, or an exported one")
     add("--data", default="", help="FOLDER#SPLIT, …; default: the run's own sets")
     add("--out", type=Path, help="folder; default: the run, or I_evaluation")
     add("--protocol", default="", help="a published one by name, e.g. coco_5k")

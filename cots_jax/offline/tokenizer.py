@@ -24,13 +24,13 @@ from cots_jax.objectives.tokenizer_quality import (
     reconstructions,
     tokenizer_quality,
 )
-from cots_jax.pretrained import newest
 from cots_jax.retrieval.evaluation import EvaluationSet, open_sets
 from cots_jax.retrieval.metrics_log import curves_from_metrics
 from cots_jax.retrieval.pictures import PictureRows
 from cots_jax.retrieval.protocols import write_results
 from cots_jax.retrieval.report import LevelCheck, write_report
 from cots_jax.retrieval.stored import REPORT, RESULTS, refuse_foreign
+from cots_jax.weights.trained import newest
 
 SHOWN = 12  # pictures a set
 

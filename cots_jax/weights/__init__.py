@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published weights in: files, the names of each format, and the way into our parameters."""
+"""Weights on disk: published files and their names, and folders of ours, trained or exported."""

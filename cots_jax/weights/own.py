@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training folder of ours as the start of another run: its towers, and the heads that fit."""
+"""A trained folder of ours as the start of another run: its towers, and the heads that fit."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from cots_jax import checkpoint
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import Params, TwoStreamConfig
+from cots_jax.switches import Towers
 from cots_jax.weights.mapping import flat, nested
 from cots_jax.weights.positions import Resize, resized_positions
+from cots_jax.weights.trained import Trained, find_trained
 
 KEY = "config.init_from.run"
 POSITIONS = "image/position_embedding"
@@ -29,9 +30,11 @@ class Origin:
 
 
 def read_origin(folder: str) -> Origin:
-    """Of a training folder, its best towers where it kept them. Raises UserError."""
-    found = _newest(folder)
-    facts = checkpoint.read_fact(found.path, "facts")
+    """Of a training folder, its best towers where it kept them, or of an exported one.
+
+    Raises UserError.
+    """
+    facts = _find(folder).facts
     tokenizer = Tokenizer.from_json(facts["tokenizer"])
     return Origin(tuple(facts["lineage"]), tuple(facts["fine_tuned_on"]), tokenizer)
 
@@ -42,16 +45,15 @@ def own_parts(folder: str, size: TwoStreamConfig, like: Params) -> Params:
     Position embeddings of pictures are resized to another grid (bicubic, not antialiased). Raises
     UserError where a tower is of another shape.
     """
-    found = _newest(folder)
-    facts = checkpoint.read_fact(found.path, "facts")
-    towers = checkpoint.restore(found.path, "towers")[facts["config"]["evaluation_towers"]]
+    found = _find(folder)
+    towers = found.towers(Towers(found.facts["config"]["evaluation_towers"]))
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in flat(towers).items()}
     wanted = {path: leaf.shape for path, leaf in flat(like["towers"]).items()}
     if leaves[POSITIONS].shape[1:] == wanted[POSITIONS][1:]:
         table, side = leaves[POSITIONS], size.vision.side
         leaves[POSITIONS] = resized_positions(table, side, Resize.BICUBIC)
-    _check(leaves, wanted, folder, facts["config"]["model"])
-    heads = flat(checkpoint.restore(found.path, "heads"))
+    _check(leaves, wanted, folder, found.facts["config"]["model"])
+    heads = flat(found.heads())
     fresh = {path: leaf.shape for path, leaf in flat(like["heads"]).items()}
     fitting = {p: np.asarray(v, np.float32) for p, v in heads.items() if _fits(p, heads, fresh)}
     all_of_it = {f"towers/{path}": leaf for path, leaf in leaves.items()}
@@ -91,9 +93,8 @@ def _check(
         )
 
 
-def _newest(folder: str) -> checkpoint.Found:
-    kept = (Path(folder) / name for name in (checkpoint.BEST, checkpoint.FOLDER))
-    found = next((one for path in kept if (one := checkpoint.latest(path)) is not None), None)
-    if found is None:
-        raise UserError(f"{KEY} = {folder!r} holds no good checkpoint: name a training folder")
-    return found
+def _find(folder: str) -> Trained:
+    try:
+        return find_trained(Path(folder))
+    except UserError as error:
+        raise UserError(f"{KEY} = {folder!r}: {error}") from error

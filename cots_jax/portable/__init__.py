@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model in forms that other programs read: safetensors, StableHLO and ONNX."""

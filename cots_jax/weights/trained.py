@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Towers on disk: the best or newest checkpoint of a training folder, or an exported folder."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from cots_jax import checkpoint, manifest
+from cots_jax.errors import UserError
+from cots_jax.models.two_stream import Params
+from cots_jax.switches import Towers
+from cots_jax.weights.exported import ExportedFolder, is_exported, open_exported
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedFolder:
+    """Towers in a checkpoint. facts: its config, tokenizer, preprocessing and lineage."""
+
+    path: Path
+    step: int
+    facts: dict[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this checkpoint from any other, in JSON."""
+        manifested = (self.path / manifest.NAME).read_bytes()
+        return {"step": self.step, "checkpoint": hashlib.sha256(manifested).hexdigest()}
+
+    def towers(self, which: Towers) -> Params:
+        """{"image", "text"} as NumPy. Raises UserError where the run has none of that kind."""
+        towers = checkpoint.restore(self.path, "towers")
+        if which not in towers:
+            raise UserError(f"{self.path} has no {which} towers: take {', '.join(towers)}")
+        return towers[which]
+
+    def heads(self) -> Params:
+        """The masked heads, and a learned temperature."""
+        return checkpoint.restore(self.path, "heads")
+
+
+Trained = TrainedFolder | ExportedFolder
+
+
+def find_trained(folder: Path) -> Trained:
+    """Of a training folder the best checkpoint where the run has kept one, else the newest good
+    one. No arrays are loaded. Raises UserError where there is none.
+    """
+    if is_exported(folder):
+        return open_exported(folder)
+    found = checkpoint.latest(folder / checkpoint.BEST) or newest(folder)
+    return TrainedFolder(found.path, found.step, checkpoint.read_fact(found.path, "facts"))
+
+
+def newest(folder: Path) -> checkpoint.Found:
+    """The newest good checkpoint of a training folder. Raises UserError where there is none."""
+    if not folder.is_dir():
+        raise UserError(f"there is no training folder {folder}")
+    found = checkpoint.latest(folder / checkpoint.FOLDER)
+    if found is None:
+        raise UserError(f"{folder} holds no good checkpoint: train first, or name another folder")
+    return found
