@@ -10,6 +10,7 @@ others, then what is new, in the source's order (own choice, all of it).
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +21,10 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from cots_jax.collection.claim import claimed
-from cots_jax.collection.parts_writer import PART_ROWS, PartsWriter
+from cots_jax.collection.parts_writer import PART_ROWS, PartsWriter, Stored
 from cots_jax.collection.plan import Place, Plan, make_plan
 from cots_jax.collection.skipped import SKIPPED_FILE, in_words, read_skipped, write_skipped
-from cots_jax.collection.sources import Entry, Skipped, Source
+from cots_jax.collection.sources import Entry, Skipped, Source, View
 from cots_jax.data.prepare.pictures import PictureError, strict_decoding
 from cots_jax.data.prepare.progress import track
 from cots_jax.data.prepare.threads import in_order
@@ -51,9 +52,9 @@ from cots_jax.retrieval.index_files import (
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What embeds: decoded pictures and captions to unit vectors."""
+    """What embeds: decoded pictures, or frames of videos, and captions to unit vectors."""
 
-    images: Callable[[Sequence[UInt8[np.ndarray, "s s 3"]]], Float32[np.ndarray, "n e"]]
+    images: Callable[[Sequence[UInt8[np.ndarray, "t s s 3"]]], Float32[np.ndarray, "n e"]]
     texts: Callable[[Sequence[str]], Float32[np.ndarray, "n e"]]
 
 
@@ -62,7 +63,7 @@ class Maker:
     """Whose vectors an index holds: known without loading the model.
 
     path: the model's folder; identity: tells it from any other, in JSON; preprocessing in JSON,
-    with `size`; load: called when the first picture has to be embedded.
+    with `size`; frames: of a video that the model looks at; load: called when the first picture has to be embedded.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Maker:
     preprocessing: Mapping[str, Any]
     storage: Storage
     load: Callable[[], Encoder]
+    frames: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,18 +174,18 @@ def _usable_parts(out: Path, before: Facts | None, made_by: Mapping[str, Any]) -
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Same:
-    """A picture that was touched and is still the same."""
+    """A picture or video that was touched and is still the same."""
 
-    row: Row
+    entry: Entry
     place: Place
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Decoded:
-    """A picture to be embedded."""
+    """What is to be embedded: a row for each piece."""
 
-    row: Row
-    image: UInt8[np.ndarray, "s s 3"]
+    rows: Sequence[Row]
+    frames: Sequence[UInt8[np.ndarray, "t s s 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,34 +196,31 @@ class _Done:
 
 def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWriter) -> _Done:
     """Rows that stay of parts that do not, then the suspects, in batches."""
-    stored = _Vectors(out, plan.parts)
+    old = _Old(out, plan.parts)
     for number, rows in plan.left.items():
-        if rows.any():
-            facts = part_rows(out, plan.parts[number])
-            for row in np.flatnonzero(rows):
-                writer.add(facts[row], stored.of(number, int(row)))
+        left = (old.row(number, int(row)) for row in np.flatnonzero(rows))
+        for _, pieces in itertools.groupby(left, lambda one: one.row.name):
+            writer.add(list(pieces))
     encoder = functools.cache(maker.load)
-    look = functools.partial(_look, source, plan.known, maker.preprocessing["size"])
+    view = View(maker.preprocessing["size"], maker.frames)
     waiting: list[_Same | _Decoded] = []
     skipped: list[Skipped] = []
     embedded = 0
 
     def flush() -> None:
-        images = [one for one in waiting if isinstance(one, _Decoded)]
-        vectors = iter(_embed(encoder(), images, source) if images else ())
+        decoded = [one for one in waiting if isinstance(one, _Decoded)]
+        fresh = _embed(encoder(), decoded, source) if decoded else iter(())
         for one in waiting:
-            same = isinstance(one, _Same)
-            found = stored.of(one.place.part, one.place.row) if same else next(vectors)
-            writer.add(one.row, found)
+            writer.add(old.rows(one) if isinstance(one, _Same) else next(fresh))
         waiting.clear()
 
-    for found in _looked_at(look, plan.suspects):
+    for found in _looked_at(functools.partial(_look, plan.known, view), plan.suspects):
         if isinstance(found, Skipped):
             skipped.append(found)
             continue
         waiting.append(found)
-        embedded += isinstance(found, _Decoded)
-        if len(waiting) == EMBED_BATCH:
+        embedded += len(found.rows) if isinstance(found, _Decoded) else 0
+        if sum(len(one.rows) if isinstance(one, _Decoded) else 1 for one in waiting) >= EMBED_BATCH:
             flush()
     flush()
     return _Done(embedded, skipped)
@@ -232,46 +231,55 @@ def _looked_at(
 ) -> Iterator[_Same | _Decoded | Skipped]:
     if suspects:  # no progress line about nothing
         with strict_decoding():
-            pictures = track(suspects, "embedding pictures")
-            yield from in_order(look, pictures)
+            yield from in_order(look, track(suspects, "embedding"))
 
 
-def _look(
-    source: Source, known: Mapping[str, Place], size: int, entry: Entry
-) -> _Same | _Decoded | Skipped:
+def _look(known: Mapping[str, Place], view: View, entry: Entry) -> _Same | _Decoded | Skipped:
     try:
         content = entry.read()
-        row = Row(entry.name, content.captions, entry.stamp, content.digest())
         place = known.get(entry.name)
-        if place is not None and place.digest == row.digest:
-            return _Same(row, place)
-        return _Decoded(row, source.decode(content.image, size))
+        if place is not None and place.digest == content.digest:
+            return _Same(entry, place)
+        pieces = content.pieces(view)
     except PictureError as fault:
         return Skipped(entry.name, str(fault), entry.stamp)
+    row = Row(entry.name, content.captions, entry.stamp, content.digest, content.source)
+    rows = [dataclasses.replace(row, start=piece.start, end=piece.end) for piece in pieces]
+    return _Decoded(rows, [piece.frames for piece in pieces])
 
 
 def _embed(
-    encoder: Encoder, pictures: Sequence[_Decoded], source: Source
-) -> Iterator[dict[str, Float32[np.ndarray, "e"]]]:
-    """The vectors of each picture by kind."""
-    by_kind = {IMAGES: check_embeddings(encoder.images([one.image for one in pictures]), "picture")}
+    encoder: Encoder, decoded: Sequence[_Decoded], source: Source
+) -> Iterator[Sequence[Stored]]:
+    """The rows of each with their vectors by kind."""
+    frames = [clip for one in decoded for clip in one.frames]
+    by_kind = {IMAGES: check_embeddings(encoder.images(frames), "picture")}
     if source.has_captions:
-        texts = [(*one.row.captions, "")[0] for one in pictures]
+        texts = [(*row.captions, "")[0] for one in decoded for row in one.rows]
         by_kind[TEXTS] = check_embeddings(encoder.texts(texts), "caption")
-    for row in range(len(pictures)):
-        yield {kind: matrix[row] for kind, matrix in by_kind.items()}
+    vectors = zip(*by_kind.values(), strict=True)
+    for one in decoded:
+        yield [Stored(row, dict(zip(by_kind, next(vectors), strict=True))) for row in one.rows]
 
 
-class _Vectors:
-    """The vectors of stored rows, by kind."""
+class _Old:
+    """What the parts hold already."""
 
     def __init__(self, out: Path, parts: Sequence[Part]):
         self._out, self._parts = out, parts
-        self._open = functools.cache(self._map)
+        self._rows = functools.cache(lambda number: part_rows(out, parts[number]))
+        self._vectors = functools.cache(self._map)
 
-    def of(self, number: int, row: int) -> dict[str, Float[np.ndarray, "e"]]:
-        """Of one row of one part."""
-        return {kind: np.array(matrix[row]) for kind, matrix in self._open(number).items()}
+    def row(self, number: int, row: int) -> Stored:
+        """One row of one part."""
+        vectors = {kind: np.array(matrix[row]) for kind, matrix in self._vectors(number).items()}
+        return Stored(self._rows(number)[row], vectors)
+
+    def rows(self, same: _Same) -> list[Stored]:
+        """Those of a file that was touched; its new stamp is known from now on."""
+        found = [self.row(same.place.part, row) for row in same.place.rows]
+        stamp = same.entry.stamp
+        return [Stored(dataclasses.replace(one.row, stamp=stamp), one.vectors) for one in found]
 
     def _map(self, number: int) -> dict[str, Float[np.ndarray, "n e"]]:
         part = self._parts[number]

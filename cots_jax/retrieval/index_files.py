@@ -63,7 +63,7 @@ class Row:
     captions: tuple[str, ...]
     stamp: str  # equal stamps: the file was not touched
     digest: str  # SHA-256 of its content
-    source: str = ""  # where a prepared record, or a tar's member, came from
+    source: str = ""  # where a prepared record came from
     start: float | None = None  # seconds
     end: float | None = None
 
