@@ -23,10 +23,11 @@ from cots_jax.data.prepare.images import safe_name
 from cots_jax.data.prepare.pictures import MAX_BYTES, PictureError
 from cots_jax.data.prepare.tar_file import TarFile, open_tar, tar_members
 from cots_jax.data.prepare.tars import PICTURES, Span, is_end_mark
+from cots_jax.data.prepare.tasks import Task
 from cots_jax.data.records import FACTS_FILE, Record, Split, list_splits, open_split
 from cots_jax.errors import UserError
 
-FOLDER, TAR, SPLIT = "folder", "tar", "split"  # kinds of sources
+FOLDER, TAR, SPLIT, VIDEOS = "folder", "tar", "split", "videos"  # kinds of sources
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,17 +50,19 @@ class Piece:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Content:
     """What a file or record holds. digest: SHA-256 of all of it; source: where a record came from;
-    `pieces` decodes it and raises PictureError."""
+    `pieces` decodes it and raises PictureError; image: the bytes that show it, none of a video
+    file."""
 
     digest: str
     pieces: Callable[[View], Sequence[Piece]]
+    image: bytes = b""
     captions: tuple[str, ...] = ()
     source: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A picture or video of a source. Equal stamps: it was not touched. `read` raises PictureError."""
+    """A picture or video. Equal stamps: it was not touched. `read` raises PictureError."""
 
     name: str
     stamp: str
@@ -80,12 +83,13 @@ class Source:
     """A collection; `location` is its kind and where it lies, in JSON.
 
     state: equal states are equal collections, to be known without a look at each picture; None
-    where there is no such thing.
+    where there is no such thing. task: whose share of it this is, which may be empty.
     """
 
     location: dict[str, Any]
     entries: Callable[[], Iterator[Entry | Skipped]]
     state: str | None = None
+    task: Task | None = None
 
     @property
     def has_captions(self) -> bool:
@@ -104,9 +108,9 @@ def open_source(images: str, out: Path) -> Generator[Source]:
             raise UserError(f"{images} is a prepared folder: name one of its splits, {splits}")
         root, without = path.resolve(), out.resolve()
         location = {"kind": FOLDER, "path": str(root)}
-        yield Source(location, lambda: folder_entries(root, without, _picture_file))
+        yield Source(location, lambda: folder_entries(root, without, file_entry))
     elif path.exists():
-        yield Source({"kind": TAR, "path": str(path.resolve())}, lambda: _tar_entries(path))
+        yield Source({"kind": TAR, "path": str(path.resolve())}, lambda: tar_entries(path))
     elif mark and folder and split:
         with open_split(folder, split) as opened:
             location = {"kind": SPLIT, "path": str(Path(folder).resolve()), "split": split}
@@ -120,11 +124,11 @@ def open_source(images: str, out: Path) -> Generator[Source]:
 
 
 def folder_entries(
-    root: Path, without: Path, entry: Callable[[Path, str, os.stat_result], Entry | Skipped]
+    root: Path, without: Path, entry: Callable[[Path, str, Path], Entry | Skipped]
 ) -> Iterator[Entry | Skipped]:
     """All files below a folder by their names; hidden ones are left out, as by file browsers.
 
-    entry: of a regular file by its path, its name below the folder, and its facts.
+    entry: of a file by its path, its name below the folder, and the folder.
     """
     unreadable: list[str] = []
     for folder, below, files in os.walk(root, onerror=lambda e: unreadable.append(e.filename)):
@@ -134,14 +138,25 @@ def folder_entries(
         links = [name for name in below if (here / name).is_symlink()]  # not walked into
         for name in sorted([*links, *(name for name in files if name[0] != ".")]):
             path = here / name
-            name = path.relative_to(root).as_posix()
-            found = _regular_file(path, name, root)
-            yield found if isinstance(found, Skipped) else entry(path, name, found)
+            yield entry(path, path.relative_to(root).as_posix(), root)
     for name in unreadable:
         yield Skipped(Path(name).relative_to(root).as_posix(), "folder_unreadable")
 
 
-def _regular_file(path: Path, name: str, root: Path) -> os.stat_result | Skipped:
+def file_entry(path: Path, name: str, root: Path) -> Entry | Skipped:
+    """A picture of a folder by its path and its name below that."""
+    found = regular_file(path, name, root)
+    if isinstance(found, Skipped):
+        return found
+    if not _is_picture(name):
+        return Skipped(name, "file_ending_unknown")
+    if found.st_size > MAX_BYTES:
+        return Skipped(name, "picture_too_large")
+    return Entry(name, stamp_of(found), lambda: _picture(_bytes(path)))
+
+
+def regular_file(path: Path, name: str, root: Path) -> os.stat_result | Skipped:
+    """The facts of a file that may be read: no pipe, and no link that leads out of the folder."""
     if not is_unicode(name):  # it could not stand in the metadata
         return Skipped(repr(name), "file_name_not_utf8")
     if not Path(os.path.realpath(path)).is_relative_to(root):
@@ -155,14 +170,6 @@ def _regular_file(path: Path, name: str, root: Path) -> os.stat_result | Skipped
     return found if stat.S_ISREG(found.st_mode) else Skipped(name, "file_not_regular")
 
 
-def _picture_file(path: Path, name: str, found: os.stat_result) -> Entry | Skipped:
-    if not _is_picture(name):
-        return Skipped(name, "file_ending_unknown")
-    if found.st_size > MAX_BYTES:
-        return Skipped(name, "picture_too_large")
-    return Entry(name, stamp_of(found), lambda: _picture(_bytes(path)))
-
-
 def stamp_of(found: os.stat_result) -> str:
     """A file's size and time of change."""
     return f"{found.st_size}:{found.st_mtime_ns}"
@@ -170,7 +177,7 @@ def stamp_of(found: os.stat_result) -> str:
 
 def _picture(data: bytes) -> Content:
     digest = hashlib.sha256(data).hexdigest()
-    return Content(digest, lambda view: [Piece(decode_file(data, view.size)[None])])
+    return Content(digest, lambda view: [Piece(decode_file(data, view.size)[None])], data)
 
 
 def _bytes(path: Path) -> bytes:
@@ -184,7 +191,7 @@ def _is_picture(name: str) -> bool:
     return name.rpartition(".")[2].lower() in PICTURES
 
 
-def _tar_entries(path: Path) -> Iterator[Entry | Skipped]:
+def tar_entries(path: Path) -> Iterator[Entry | Skipped]:
     """The members of a tar in its order; of two with one name the later counts, as in unpacking."""
     touched = path.stat().st_mtime_ns
     found: dict[str, Entry | Skipped] = {}
@@ -243,7 +250,7 @@ def _content(record: Record, films: bool) -> Content:
         wanted = middle_frames(len(stored), view.frames if films else 1)
         return [Piece(np.stack([_decode_record(stored[frame], view.size) for frame in wanted]))]
 
-    return Content(digest.hexdigest(), pieces, record.captions, record.source_row)
+    return Content(digest.hexdigest(), pieces, record.image, record.captions, record.source_row)
 
 
 def _decode_record(image: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:

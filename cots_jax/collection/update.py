@@ -10,17 +10,19 @@ others, then what is new, in the source's order (own choice, all of it).
 
 import dataclasses
 import functools
-import itertools
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 
+from cots_jax.collection.adoption import adopted
 from cots_jax.collection.claim import claimed
+from cots_jax.collection.old_rows import OldRows
 from cots_jax.collection.parts_writer import PART_ROWS, PartsWriter, Stored
 from cots_jax.collection.plan import Place, Plan, make_plan
 from cots_jax.collection.skipped import SKIPPED_FILE, in_words, read_skipped, write_skipped
@@ -42,7 +44,6 @@ from cots_jax.retrieval.index_files import (
     fault,
     find_part,
     part_numbers,
-    part_rows,
     part_vectors,
     read_facts,
     remove_part,
@@ -63,7 +64,8 @@ class Maker:
     """Whose vectors an index holds: known without loading the model.
 
     path: the model's folder; identity: tells it from any other, in JSON; preprocessing in JSON,
-    with `size`; frames: of a video that the model looks at; load: called when the first picture has to be embedded.
+    with `size`; load: called when the first picture has to be embedded; frames: of a video that
+    the model looks at.
     """
 
     path: Path
@@ -106,33 +108,41 @@ def update(out: Path, source: Source, maker: Maker, size: int = PART_ROWS) -> Up
     with claimed(out):
         before = read_facts(out) if (out / INDEX_FILE).exists() else None
         if before is not None:
-            _refuse_other(out, before, source, maker)
-        made_by = {**maker.identity, "dtype": str(maker.storage), "kind": source.location["kind"]}
-        parts = _usable_parts(out, before, made_by)
-        whole = before is not None and list(before.parts) == parts
-        if before is not None and whole and source.state and _state(before) == source.state:
-            return Updated(before, before, 0)
-        plan = make_plan(out, source, parts, size)
-        writer = PartsWriter(out, maker.storage, made_by, size)
-        done = _write(out, source, maker, plan, writer)
-        kept = [part for part in parts if part.number in plan.untouched]
-        final = (*kept, *writer.finish())
-        skipped = [*plan.skipped, *done.skipped]
-        if skipped != read_skipped(out) or not (out / SKIPPED_FILE).exists():
-            write_skipped(out, skipped)
-        counts = dict(Counter(one.reason for one in skipped))
-        if not final:
-            place = _place(source.location)
-            raise UserError(f"no picture of {place} can be used: {in_words(counts)}")
-        facts = _facts(out, source, maker, final, counts)
-        if facts != before:
-            write_facts(out, facts)
-        for number in set(part_numbers(out)) - {part.number for part in final}:
-            remove_part(out, number)
-        return Updated(before, facts, done.embedded)
+            refuse_other(out, before, source, maker)
+        with adopted(out, made_by_of(source, maker)) as tasks:
+            done = _update(out, before, source, maker, size)
+            for folder in tasks:
+                shutil.rmtree(folder)
+        return done
 
 
-def _refuse_other(out: Path, before: Facts, source: Source, maker: Maker) -> None:
+def _update(out: Path, before: Facts | None, source: Source, maker: Maker, size: int) -> Updated:
+    made_by = made_by_of(source, maker)
+    parts = usable_parts(out, before, made_by)
+    whole = before is not None and list(before.parts) == parts
+    if before is not None and whole and source.state and _state(before) == source.state:
+        return Updated(before, before, 0)
+    plan = make_plan(out, source, parts, size)
+    writer = PartsWriter(out, maker.storage, made_by, size)
+    done = _write(out, source, maker, plan, writer)
+    kept = [part for part in parts if part.number in plan.untouched]
+    final = (*kept, *writer.finish())
+    skipped = [*plan.skipped, *done.skipped]
+    if skipped != read_skipped(out) or not (out / SKIPPED_FILE).exists():
+        write_skipped(out, skipped)
+    counts = dict(Counter(one.reason for one in skipped))
+    if not final and source.task is None:
+        place = _place(source.location)
+        raise UserError(f"nothing of {place} can be used: {in_words(counts)}")
+    facts = _facts(out, source, maker, final, counts)
+    if facts != before:
+        write_facts(out, facts)
+    for number in set(part_numbers(out)) - {part.number for part in final}:
+        remove_part(out, number)
+    return Updated(before, facts, done.embedded)
+
+
+def refuse_other(out: Path, before: Facts, source: Source, maker: Maker) -> None:
     """UserError where the index is not one that this update could go on with."""
     remedy = f"choose another --out, or remove {out}"
     found = {name: before.model.get(name) for name in maker.identity}
@@ -146,13 +156,15 @@ def _refuse_other(out: Path, before: Facts, source: Source, maker: Maker) -> Non
             f"{out} keeps {before.storage}, not {maker.storage}: name that in --dtype, or {remedy}"
         )
     place = {name: value for name, value in before.images.items() if name != "state"}
-    moved = place["kind"] == source.location["kind"] and not Path(place["path"]).exists()
+    moved = {**place, "path": source.location["path"]} == source.location
+    moved &= not Path(place["path"]).exists()
     if place != source.location and not moved:
         raise UserError(f"{out} is the index of {_place(place)}: {remedy}")
 
 
 def _place(location: Mapping[str, Any]) -> str:
-    return "#".join(filter(None, (location["path"], location.get("split"))))
+    path = "#".join(filter(None, (location["path"], location.get("split"))))
+    return f"{path} in pieces of {location['seconds']:g} s" if "seconds" in location else path
 
 
 def _shown(identity: Mapping[str, Any]) -> str:
@@ -163,7 +175,13 @@ def _state(before: Facts) -> str | None:
     return before.images.get("state")
 
 
-def _usable_parts(out: Path, before: Facts | None, made_by: Mapping[str, Any]) -> list[Part]:
+def made_by_of(source: Source, maker: Maker) -> dict[str, Any]:
+    """What parts must have been made by to be taken from a killed run, or from a task."""
+    kind = {name: value for name, value in source.location.items() if name != "path"}
+    return {**maker.identity, "dtype": str(maker.storage), **kind}
+
+
+def usable_parts(out: Path, before: Facts | None, made_by: Mapping[str, Any]) -> list[Part]:
     """Those of the index that are as they were written, then those that a killed run finished."""
     listed = [] if before is None else before.parts
     whole = [part for part in listed if fault(out, part) is None]
@@ -196,11 +214,9 @@ class _Done:
 
 def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWriter) -> _Done:
     """Rows that stay of parts that do not, then the suspects, in batches."""
-    old = _Old(out, plan.parts)
+    old = OldRows(out, plan.parts)
     for number, rows in plan.left.items():
-        left = (old.row(number, int(row)) for row in np.flatnonzero(rows))
-        for _, pieces in itertools.groupby(left, lambda one: one.row.name):
-            writer.add(list(pieces))
+        old.copy(number, rows, writer)
     encoder = functools.cache(maker.load)
     view = View(maker.preprocessing["size"], maker.frames)
     waiting: list[_Same | _Decoded] = []
@@ -211,7 +227,7 @@ def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWri
         decoded = [one for one in waiting if isinstance(one, _Decoded)]
         fresh = _embed(encoder(), decoded, source) if decoded else iter(())
         for one in waiting:
-            writer.add(old.rows(one) if isinstance(one, _Same) else next(fresh))
+            writer.add(_touched(old, one) if isinstance(one, _Same) else next(fresh))
         waiting.clear()
 
     for found in _looked_at(functools.partial(_look, plan.known, view), plan.suspects):
@@ -248,6 +264,13 @@ def _look(known: Mapping[str, Place], view: View, entry: Entry) -> _Same | _Deco
     return _Decoded(rows, [piece.frames for piece in pieces])
 
 
+def _touched(old: OldRows, same: _Same) -> list[Stored]:
+    """The rows of a file that was touched; its new stamp is known from now on."""
+    found = [old.row(same.place.part, row) for row in same.place.rows]
+    stamp = same.entry.stamp
+    return [Stored(dataclasses.replace(one.row, stamp=stamp), one.vectors) for one in found]
+
+
 def _embed(
     encoder: Encoder, decoded: Sequence[_Decoded], source: Source
 ) -> Iterator[Sequence[Stored]]:
@@ -262,31 +285,6 @@ def _embed(
         yield [Stored(row, dict(zip(by_kind, next(vectors), strict=True))) for row in one.rows]
 
 
-class _Old:
-    """What the parts hold already."""
-
-    def __init__(self, out: Path, parts: Sequence[Part]):
-        self._out, self._parts = out, parts
-        self._rows = functools.cache(lambda number: part_rows(out, parts[number]))
-        self._vectors = functools.cache(self._map)
-
-    def row(self, number: int, row: int) -> Stored:
-        """One row of one part."""
-        vectors = {kind: np.array(matrix[row]) for kind, matrix in self._vectors(number).items()}
-        return Stored(self._rows(number)[row], vectors)
-
-    def rows(self, same: _Same) -> list[Stored]:
-        """Those of a file that was touched; its new stamp is known from now on."""
-        found = [self.row(same.place.part, row) for row in same.place.rows]
-        stamp = same.entry.stamp
-        return [Stored(dataclasses.replace(one.row, stamp=stamp), one.vectors) for one in found]
-
-    def _map(self, number: int) -> dict[str, Float[np.ndarray, "n e"]]:
-        part = self._parts[number]
-        kinds = [kind for kind in (IMAGES, TEXTS) if kind in part.files]
-        return {kind: part_vectors(self._out, part, kind) for kind in kinds}
-
-
 def _facts(
     out: Path, source: Source, maker: Maker, parts: tuple[Part, ...], skipped: Mapping[str, int]
 ) -> Facts:
@@ -299,7 +297,7 @@ def _facts(
         images={**source.location, **state},
         model={**where, **maker.identity},
         preprocessing=dict(maker.preprocessing),
-        width=part_vectors(out, parts[0], IMAGES).shape[1],
+        width=part_vectors(out, parts[0], IMAGES).shape[1] if parts else 0,
         storage=maker.storage,
         skipped=dict(skipped),
         parts=parts,

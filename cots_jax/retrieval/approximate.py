@@ -116,17 +116,18 @@ def follow(
     the next. UserError.
     """
     folder = index.folder
-    uri = wanted.uri or (default_uri(folder) if wanted.kind is EngineKind.MILVUS else "")
-    old = read_copy(folder) or Copy(wanted.kind, uri, "")
-    if (old.kind, old.uri) != (wanted.kind, uri):
-        old = Copy(wanted.kind, uri, "")
+    new = Copy(wanted.kind, wanted.uri, "")
+    old = read_copy(folder) or new
+    if (old.kind, old.uri) != (wanted.kind, wanted.uri):
+        old = new
     present = _present(index.facts)
     if old.place and not old.unsure and old.parts == present:
         return None
     gone = {number for number, digest in old.parts.items() if present.get(number) != digest}
     if len(gone) > MOST_GONE * len(old.parts) and wanted.kind is EngineKind.USEARCH:
-        old, gone = Copy(wanted.kind, uri, ""), set()
-    fresh = [part for part in index.facts.parts if part.number not in old.parts or part.number in gone]
+        old, gone = new, set()
+    kept = old.parts.keys() - gone
+    fresh = [part for part in index.facts.parts if part.number not in kept]
     unsure = {*old.unsure, *gone, *(part.number for part in fresh)}
     with contextlib.closing(_open(index, old, writable=True)) as engine:
         if old.place:
@@ -135,7 +136,7 @@ def follow(
                 engine.drop(number)
         for part in track(fresh, f"filling {wanted.kind}"):
             engine.put(part.number, part_vectors(folder, part, IMAGES))
-        full = Copy(wanted.kind, uri, engine.save(), present)
+        full = dataclasses.replace(new, place=engine.save(), parts=present)
         measured = _measured(index, engine, full, texts())
     write_copy(folder, measured)
     for path in (folder / GRAPHS).glob("graph-*"):
@@ -151,9 +152,7 @@ def forget(folder: Path) -> None:
         path.unlink()
 
 
-def _measured(
-    index: Index, engine: Engine, copy: Copy, texts: Float32[np.ndarray, "q e"]
-) -> Copy:
+def _measured(index: Index, engine: Engine, copy: Copy, texts: Float32[np.ndarray, "q e"]) -> Copy:
     """The copy with the least effort that suffices, or else the largest, and its recall."""
     exact = index.search(texts, TOP).index
     for effort in EFFORTS:
@@ -172,5 +171,5 @@ def _present(facts: Facts) -> dict[int, str]:
 
 def _open(index: Index, copy: Copy, writable: bool = False) -> Engine:
     if copy.kind is EngineKind.MILVUS:
-        return MilvusEngine(copy.uri, copy.place, index.width)
+        return MilvusEngine(copy.uri or default_uri(index.folder), copy.place, index.width)
     return UsearchEngine(index.folder / GRAPHS, copy.place, index.width, writable)

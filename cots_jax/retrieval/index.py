@@ -142,7 +142,7 @@ class Index:
         return [self._row(int(i)) for i in index]
 
     def where(self, condition: str) -> Bool[np.ndarray, "n"]:
-        """A mask for `search`: the rows that pass a condition of `where.py`'s grammar. UserError."""
+        """A mask for `search`: the rows that pass a condition of the grammar in `where.py`."""
         return parse_condition(condition).mask(self._column)
 
     def _read_column(self, name: str) -> pa.Array:

@@ -147,7 +147,7 @@ def read_facts(folder: Path) -> Facts:
 
 
 def write_facts(folder: Path, facts: Facts) -> None:
-    """Replaces `index.json` at once."""
+    """Replaces `index.json` at once; when this returns, it has come to the disk."""
     content = {
         "format": FORMAT,
         "count": facts.rows,
@@ -160,6 +160,7 @@ def write_facts(folder: Path, facts: Facts) -> None:
         "parts": [dataclasses.asdict(part) for part in facts.parts],
     }
     write_whole(folder / INDEX_FILE, json.dumps(content, indent=1) + "\n")
+    manifest.sync(folder)
 
 
 def write_part(
@@ -176,6 +177,7 @@ def write_part(
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, matrix)
         manifest.sync(path)
+        manifest.sync(path.parent)
         files[kind] = _facts_of(path)
     captions = [list(row.captions) for row in rows]
     columns = {

@@ -2,6 +2,7 @@
 """Milvus: the same client speaks to a file (Milvus Lite), a server and a cluster, by its URI."""
 
 import importlib
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ INSTALL = "pip install 'cots_jax[milvus]'"
 CONNECTIVITY, EXPANSION_ADD = 32, 128  # neighbours of a vector, and those looked at to find them
 ROWS = 1024  # sent at once: a message may have 64 MiB
 KEY, VECTOR = "key", "vector"
+TOKEN = "MILVUS_TOKEN"  # in the environment, where a server asks for one
 
 
 class MilvusEngine:
@@ -29,7 +31,9 @@ class MilvusEngine:
         package = _package()
         self._error: type[Exception] = package.MilvusException
         self._uri = uri
-        self._client = self._asked(lambda: package.MilvusClient(uri))
+        self._client = self._asked(
+            lambda: package.MilvusClient(uri, token=os.environ.get(TOKEN, ""))
+        )
         self._name = place or f"cots_jax_{uuid.uuid4().hex}"
         try:
             if not place:
@@ -48,7 +52,7 @@ class MilvusEngine:
         """Takes the vectors of a part."""
         keys = part_keys(part, len(vectors)).tolist()
         for start in range(0, len(vectors), ROWS):
-            chunk = np.float32(vectors[start : start + ROWS]).tolist()
+            chunk = vectors[start : start + ROWS].astype(np.float32)
             named = zip(keys[start : start + ROWS], chunk, strict=True)
             rows = [{KEY: key, VECTOR: vector} for key, vector in named]
             self._asked(lambda rows=rows: self._client.upsert(self._name, rows))

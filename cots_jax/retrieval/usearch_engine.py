@@ -35,8 +35,8 @@ class UsearchEngine:
         path = folder / place
         if not path.is_file() or _name(path) != place:
             raise UserError(
-                f"{path} is not there as it was written: remove {folder.parent / 'engine.json'} and "
-                "run `search index` with --engine=usearch again"
+                f"{path} is not as it was written: remove {folder.parent / 'engine.json'} and run "
+                "`search index` with --engine=usearch again"
             )
         self._graph = _usearch().Index.restore(path, view=not writable)
 

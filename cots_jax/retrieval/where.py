@@ -30,11 +30,11 @@ Columns = Callable[[str], pa.Array]  # by the name that the grammar has for it
 TEXT, SECONDS = ("path", "caption", "source"), ("start", "end")
 DEEPEST = 50  # parentheses and "not" within each other
 _MARKS = re.compile(r"""\s*(?:("[^"]*"|'[^']*')|(\d+(?:\.\d+)?)|(!=|<=|>=|[=<>()])|(\w+)|(\S+))""")
-_TEXT_TESTS = {
-    "=": pc.equal,
-    "has": lambda texts, value: pc.match_substring(texts, value, ignore_case=True),
-    "starts": pc.starts_with,
-    "ends": pc.ends_with,
+_TEXT_TESTS = {  # Arrow's functions
+    "=": "equal",
+    "has": "match_substring",
+    "starts": "starts_with",
+    "ends": "ends_with",
 }
 _SECONDS_TESTS = {
     "=": operator.eq,
@@ -62,13 +62,20 @@ class Test:
             return ~Test(self.column, "=", self.value).mask(columns)
         if self.column in SECONDS:
             return _SECONDS_TESTS[self.operator](column.to_numpy(zero_copy_only=False), self.value)
-        passes = _TEXT_TESTS[self.operator]
-        if not pa.types.is_list(column.type):
-            return _plain(passes(column, self.value))
-        rows = pc.list_parent_indices(column).to_numpy()
+        if not isinstance(column, pa.ListArray):
+            return self._passes(column)
+        rows = column.value_parent_indices().to_numpy()
         found = np.zeros(len(column), bool)
-        found[rows[_plain(passes(pc.list_flatten(column), self.value))]] = True
+        found[rows[self._passes(column.flatten())]] = True
         return found
+
+    def _passes(self, texts: pa.Array) -> Bool[np.ndarray, "n"]:
+        if self.operator == "=":
+            found = pc.call_function("equal", [texts, pa.scalar(self.value, pa.string())])
+        else:
+            pattern = pc.MatchSubstringOptions(self.value, ignore_case=self.operator == "has")
+            found = pc.call_function(_TEXT_TESTS[self.operator], [texts], pattern)
+        return found.fill_null(False).to_numpy(zero_copy_only=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +117,6 @@ Condition = Test | Not | Both | Either
 def parse_condition(text: str) -> Condition:
     """Reads a condition; UserError says where it stops making sense, and what could stand there."""
     return _Parser(text).whole()
-
-
-def _plain(found: pa.Array) -> Bool[np.ndarray, "n"]:
-    return pc.fill_null(found, False).to_numpy(zero_copy_only=False)
 
 
 class _Parser:
@@ -164,11 +167,12 @@ class _Parser:
         return Test(column, operator, self._value(column))
 
     def _value(self, column: str) -> str | float:
-        quoted, number = self._next().group(1, 2) if self._at < len(self._marks) else (None, None)
-        if (number if column in SECONDS else quoted) is None:
-            raise self._wrong("a number" if column in SECONDS else "text in quotation marks")
+        group, kind = (2, "a number") if column in SECONDS else (1, "text in quotation marks")
+        found = self._next().group(group) if self._at < len(self._marks) else None
+        if found is None:
+            raise self._wrong(kind)
         self._at += 1
-        return float(number) if column in SECONDS else quoted[1:-1]
+        return float(found) if column in SECONDS else found[1:-1]
 
     def _next(self) -> re.Match[str]:
         return self._marks[self._at]
@@ -185,5 +189,5 @@ class _Parser:
         place = f"before {rest[:40]!r}" if rest else "at its end"
         return UserError(
             f"--where={self._text[:200]!r} lacks {wanted} {place}: write conditions such as "
-            "caption has \"dog\" and not path starts \"old/\""
+            'caption has "dog" and not path starts "old/"'
         )
