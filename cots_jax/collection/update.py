@@ -83,6 +83,7 @@ class Updated:
     before: Facts | None
     facts: Facts
     embedded: int
+    tasks: int = 0  # whose parts were taken over
 
     @property
     def dropped(self) -> int:
@@ -95,6 +96,8 @@ class Updated:
         done = f"embedded {self.embedded:,}, dropped {self.dropped:,}"
         if self.facts == self.before:
             done = "nothing changed"
+        if self.tasks:
+            done = f"joined {self.tasks} tasks, {done}"
         return f"{out}: {self.facts.rows:,} pictures; {done}; {in_words(dict(self.facts.skipped))}"
 
 
@@ -113,7 +116,7 @@ def update(out: Path, source: Source, maker: Maker, size: int = PART_ROWS) -> Up
             done = _update(out, before, source, maker, size)
             for folder in tasks:
                 shutil.rmtree(folder)
-        return done
+        return dataclasses.replace(done, tasks=len(tasks))
 
 
 def _update(out: Path, before: Facts | None, source: Source, maker: Maker, size: int) -> Updated:

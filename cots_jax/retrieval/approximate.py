@@ -130,13 +130,16 @@ def follow(
     fresh = [part for part in index.facts.parts if part.number not in kept]
     unsure = {*old.unsure, *gone, *(part.number for part in fresh)}
     with contextlib.closing(_open(index, old, writable=True)) as engine:
+        if engine.place:  # there is something that a killed run would leave half done
+            begun = dataclasses.replace(old, place=engine.place, unsure=tuple(sorted(unsure)))
+            write_copy(folder, begun)
         if old.place:
-            write_copy(folder, dataclasses.replace(old, unsure=tuple(sorted(unsure))))
             for number in sorted(unsure):
                 engine.drop(number)
         for part in track(fresh, f"filling {wanted.kind}"):
             engine.put(part.number, part_vectors(folder, part, IMAGES))
-        full = dataclasses.replace(new, place=engine.save(), parts=present)
+        engine.save()
+        full = dataclasses.replace(new, place=engine.place, parts=present)
         measured = _measured(index, engine, full, texts())
     write_copy(folder, measured)
     for path in (folder / GRAPHS).glob("graph-*"):

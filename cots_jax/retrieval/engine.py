@@ -12,7 +12,7 @@ import enum
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
@@ -34,8 +34,14 @@ class EngineKind(enum.StrEnum):
     MILVUS = "milvus"
 
 
+@runtime_checkable
 class Engine(Protocol):
-    """A store of vectors by keys. `effort`: how many of them it looks at for an answer."""
+    """A store of vectors by keys. `effort`: how many of them it looks at for an answer.
+
+    place: where it can be opened again, a file or a collection; empty where it has none yet.
+    """
+
+    place: str
 
     def put(self, part: int, vectors: Float[np.ndarray, "n e"]) -> None:
         """Takes the vectors of a part."""
@@ -48,8 +54,8 @@ class Engine(Protocol):
     ) -> Int64[np.ndarray, "q k"]:
         """Keys of the largest dot products, best first; NONE where there are no more."""
 
-    def save(self) -> str:
-        """Brings all of it to the disk; where it can be opened again."""
+    def save(self) -> None:
+        """Brings all of it to the disk; `place` says where."""
 
     def close(self) -> None:
         """Gives back what it holds."""
@@ -59,7 +65,7 @@ class Engine(Protocol):
 class Copy:
     """The contents of `engine.json`.
 
-    place: a file or a collection, as `save` says; parts: SHA-256 of the vectors by number of the
+    place: as of the engine; parts: SHA-256 of the vectors by number of the
     part; unsure: parts of which it may have some vectors, after a run that was killed; effort and
     recall: the measured part of the exact best 10 that it finds for `texts` texts.
     """

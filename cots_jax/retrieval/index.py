@@ -18,15 +18,16 @@ from cots_jax.retrieval.candidates import TopCandidates
 from cots_jax.retrieval.checks import check_embeddings
 from cots_jax.retrieval.index_files import (
     IMAGES,
+    ROW_COLUMNS,
     Facts,
     Row,
     damage,
     fault,
     missing,
     part_columns,
-    part_rows,
     part_vectors,
     read_facts,
+    row_at,
 )
 from cots_jax.retrieval.tiles import score_tile
 from cots_jax.retrieval.where import parse_condition
@@ -61,7 +62,7 @@ class Index:
         self._first = np.cumsum([0, *(part.rows for part in facts.parts)])
         self._verified: set[int] = set()
         self._resident: list[_Block] | None = None
-        self._rows: dict[int, list[Row]] = {}
+        self._rows: dict[int, list[pa.Array]] = {}
         self._column = functools.cache(self._read_column)
 
     @classmethod
@@ -150,8 +151,8 @@ class Index:
         stored = COLUMNS.get(name, name)
         for number in range(len(self.facts.parts)):
             self._verify(number)
-        parts = [part_columns(self.folder, p, [stored])[0] for p in self.facts.parts]
-        return pa.concat_arrays(parts)
+        parts = [part_columns(self.folder, part, [stored])[0] for part in self.facts.parts]
+        return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
 
     def _row(self, index: int) -> Row:
         if not 0 <= index < len(self):
@@ -159,8 +160,9 @@ class Index:
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         if number not in self._rows:
             self._verify(number)
-            self._rows[number] = part_rows(self.folder, self.facts.parts[number])
-        return self._rows[number][index - int(self._first[number])]
+            part = self.facts.parts[number]
+            self._rows[number] = part_columns(self.folder, part, ROW_COLUMNS)
+        return row_at(self._rows[number], index - int(self._first[number]))
 
     def _search_tile(
         self,

@@ -33,6 +33,7 @@ FORMAT = 1
 INDEX_FILE = "index.json"
 IMAGES, TEXTS, METADATA = "img_emb", "text_emb", "metadata"
 KINDS = {IMAGES: ".npy", TEXTS: ".npy", METADATA: ".parquet"}
+ROW_COLUMNS = ("image_path", "captions", "stamp", "digest", "source", "start", "end")
 _FACTS = b"cots_jax"  # the key of a part's facts within its parquet file
 _SCHEMA = pa.schema(
     [
@@ -262,12 +263,25 @@ def remove_part(folder: Path, number: int) -> None:
 
 def part_rows(folder: Path, part: Part) -> list[Row]:
     """What a part knows of its pictures."""
-    names = ("image_path", "captions", "stamp", "digest", "source", "start", "end")
-    columns = [column.to_pylist() for column in part_columns(folder, part, names)]
-    return [
-        Row(name, tuple(texts), stamp, digest, source or "", start, end)
-        for name, texts, stamp, digest, source, start, end in zip(*columns, strict=True)
-    ]
+    columns = [column.to_pylist() for column in part_columns(folder, part, ROW_COLUMNS)]
+    return [_row(*values) for values in zip(*columns, strict=True)]
+
+
+def row_at(columns: Sequence[pa.Array], place: int) -> Row:
+    """One row of the ROW_COLUMNS of a part."""
+    return _row(*(column[place].as_py() for column in columns))
+
+
+def _row(
+    name: str,
+    captions: Sequence[str],
+    stamp: str,
+    digest: str,
+    source: str | None,
+    start: float | None,
+    end: float | None,
+) -> Row:
+    return Row(name, tuple(captions), stamp, digest, source or "", start, end)
 
 
 def part_columns(folder: Path, part: Part, names: Sequence[str]) -> list[pa.Array]:

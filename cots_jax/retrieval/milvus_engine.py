@@ -2,6 +2,7 @@
 """Milvus: the same client speaks to a file (Milvus Lite), a server and a cluster, by its URI."""
 
 import importlib
+import logging
 import os
 import uuid
 from pathlib import Path
@@ -16,7 +17,7 @@ from cots_jax.retrieval.engine import NONE, ROW_BITS, part_keys
 INSTALL = "pip install 'cots_jax[milvus]'"
 CONNECTIVITY, EXPANSION_ADD = 32, 128  # neighbours of a vector, and those looked at to find them
 ROWS = 1024  # sent at once: a message may have 64 MiB
-KEY, VECTOR = "key", "vector"
+KEY, VECTOR = "id", "vector"  # older servers call the key so, whatever its name
 TOKEN = "MILVUS_TOKEN"  # in the environment, where a server asks for one
 
 
@@ -30,20 +31,24 @@ class MilvusEngine:
     def __init__(self, uri: str, place: str, width: int):
         package = _package()
         self._error: type[Exception] = package.MilvusException
+        # Milvus Lite's server, in this process, shouts about calls that it has not; pymilvus logs
+        # what it raises
+        for name in ("grpc._server", "pymilvus"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._uri = uri
         self._client = self._asked(
             lambda: package.MilvusClient(uri, token=os.environ.get(TOKEN, ""))
         )
-        self._name = place or f"cots_jax_{uuid.uuid4().hex}"
+        self.place = place or f"cots_jax_{uuid.uuid4().hex}"
         try:
             if not place:
                 self._asked(lambda: self._create(package, width))
-            elif not self._asked(lambda: self._client.has_collection(self._name)):
+            elif not self._asked(lambda: self._client.has_collection(self.place)):
                 raise UserError(
                     f"Milvus at {uri} has no collection {place}: name the right one with --uri, or "
                     "remove engine.json from the index and run `search index` with --engine=milvus"
                 )
-            self._asked(lambda: self._client.load_collection(self._name))
+            self._asked(lambda: self._client.load_collection(self.place))
         except BaseException:
             self.close()
             raise
@@ -55,13 +60,13 @@ class MilvusEngine:
             chunk = vectors[start : start + ROWS].astype(np.float32)
             named = zip(keys[start : start + ROWS], chunk, strict=True)
             rows = [{KEY: key, VECTOR: vector} for key, vector in named]
-            self._asked(lambda rows=rows: self._client.upsert(self._name, rows))
+            self._asked(lambda rows=rows: self._client.upsert(self.place, rows))
 
     def drop(self, part: int) -> None:
         """Forgets those of a part, where it has any."""
         first, end = part << ROW_BITS, (part + 1) << ROW_BITS
         condition = f"{KEY} >= {first} and {KEY} < {end}"
-        self._asked(lambda: self._client.delete(self._name, filter=condition))
+        self._asked(lambda: self._client.delete(self.place, filter=condition))
 
     def search(
         self, queries: Float32[np.ndarray, "q e"], k: int, effort: int
@@ -69,7 +74,7 @@ class MilvusEngine:
         """Keys of the largest dot products, best first; NONE where there are no more."""
         found = self._asked(
             lambda: self._client.search(
-                self._name,
+                self.place,
                 data=queries.tolist(),
                 limit=k,
                 search_params={"metric_type": "IP", "params": {"ef": max(effort, k)}},
@@ -80,10 +85,9 @@ class MilvusEngine:
             keys[row, : len(hits)] = [hit[KEY] for hit in hits]
         return keys
 
-    def save(self) -> str:
+    def save(self) -> None:
         """Waits until Milvus has all of it on its disks."""
-        self._asked(lambda: self._client.flush(self._name))
-        return self._name
+        self._asked(lambda: self._client.flush(self.place))
 
     def close(self) -> None:
         """Ends the connection, and of Milvus Lite the server."""
@@ -97,7 +101,7 @@ class MilvusEngine:
         built = {"M": CONNECTIVITY, "efConstruction": EXPANSION_ADD}
         index.add_index(VECTOR, index_type="HNSW", metric_type="IP", params=built)
         self._client.create_collection(
-            self._name, schema=schema, index_params=index, consistency_level="Strong"
+            self.place, schema=schema, index_params=index, consistency_level="Strong"
         )
 
     def _asked(self, call: Any) -> Any:

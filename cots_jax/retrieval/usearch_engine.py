@@ -22,7 +22,7 @@ class UsearchEngine:
     """A graph in `folder`, of which `place` is the file; a new one where that is empty."""
 
     def __init__(self, folder: Path, place: str, width: int, writable: bool):
-        self._folder = folder
+        self._folder, self.place = folder, place
         if not place:
             self._graph = _usearch().Index(
                 ndim=width,
@@ -46,7 +46,7 @@ class UsearchEngine:
 
     def drop(self, part: int) -> None:
         """Forgets those of a part, where it has any."""
-        keys = np.array(self._graph.keys, np.int64)
+        keys = self._graph.keys[: len(self._graph)].astype(np.int64)
         gone = keys[part_of(keys) == part]
         if len(gone):
             self._graph.remove(gone.astype(np.uint64))
@@ -62,16 +62,15 @@ class UsearchEngine:
             keys[row, : len(found)] = found.keys
         return keys
 
-    def save(self) -> str:
+    def save(self) -> None:
         """Writes the graph to a file of its own; the older ones are left to whoever reads them."""
         self._folder.mkdir(exist_ok=True)
         unfinished = self._folder / ".unfinished"
         self._graph.save(unfinished)
         manifest.sync(unfinished)
-        place = _name(unfinished)
-        unfinished.rename(self._folder / place)
+        self.place = _name(unfinished)
+        unfinished.rename(self._folder / self.place)
         manifest.sync(self._folder)
-        return place
 
     def close(self) -> None:
         """Nothing is held but memory."""
