@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 from jax import lax
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from cots_jax.errors import UserError
 from cots_jax.retrieval.candidates import TopCandidates
@@ -129,7 +129,7 @@ class Index:
             raise UserError(f"the number of pictures to find is {k}: use 1 or more")
         return rows
 
-    def vectors(self, index: Int32[np.ndarray, "k"]) -> Float32[np.ndarray, "k e"]:
+    def vectors(self, index: Int[np.ndarray, "k"]) -> Float32[np.ndarray, "k e"]:
         """The stored vectors of these rows."""
         numbers = np.searchsorted(self._first, index, side="right") - 1
         found = np.empty((len(index), self.width), np.float32)
@@ -138,7 +138,7 @@ class Index:
             found[place] = self._mapped[number][row - self._first[number]]
         return found
 
-    def rows(self, index: Sequence[int] | Int32[np.ndarray, "k"]) -> list[Row]:
+    def rows(self, index: Sequence[int] | Int[np.ndarray, "k"]) -> list[Row]:
         """What is known of these rows."""
         return [self._row(int(i)) for i in index]
 
