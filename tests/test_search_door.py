@@ -13,7 +13,10 @@ from PIL import Image
 from tiny_world import Tiny
 
 from cots_jax import Index, Pretrained
+from cots_jax.collection.changes import create, put
 from cots_jax.data.records import open_split
+from cots_jax.errors import UserError
+from cots_jax.retrieval.index_files import Row
 
 RUN, PICTURES = "--model=runs/tiny", "--images=pictures"
 
@@ -165,6 +168,17 @@ def test_two_tasks(tiny: Tiny, out: pathlib.Path, tmp_path: pathlib.Path) -> Non
     assert {hit["path"]: hit["score"] for hit in found} == {
         hit["path"]: pytest.approx(hit["score"], abs=1e-5) for hit in wanted
     }
+
+
+def test_an_index_that_a_program_fills(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    model, names = Pretrained.load(tiny.run), ["bars-steps.png", "ring-left.png"]
+    create(tmp_path / "i", model)
+    with pytest.raises(UserError, match="is an index already"):
+        create(tmp_path / "i", model)
+    vectors = model.encode_images([tiny.root / "pictures" / name for name in names])
+    put(tmp_path / "i", [Row(name, ("said",)) for name in names], vectors)
+    first, _ = hits(tiny, tmp_path / "i", f"--image={tiny.root / 'pictures' / names[1]}")
+    assert first == {"path": names[1], "score": pytest.approx(1, abs=1e-4), "caption": "said"}
 
 
 def test_videos(tiny: Tiny, tmp_path: pathlib.Path) -> None:

@@ -47,7 +47,7 @@ def create(folder: str | Path, model: Pretrained, storage: Storage = Storage.FLO
     with claimed(folder):
         if (folder / INDEX_FILE).exists():
             raise UserError(f"{folder} is an index already: choose another folder")
-        path = model.path.resolve()
+        path = model.path.resolve().parents[1]  # the training folder of a checkpoint
         write_facts(
             folder,
             Facts(

@@ -61,9 +61,9 @@ class Row:
     """What is known of a picture, or of a piece of a video, beside its vector."""
 
     name: str  # below the source
-    captions: tuple[str, ...]
-    stamp: str  # equal stamps: the file was not touched
-    digest: str  # SHA-256 of its content
+    captions: tuple[str, ...] = ()
+    stamp: str = ""  # equal stamps: the file was not touched
+    digest: str = ""  # SHA-256 of its content
     source: str = ""  # where a prepared record came from
     start: float | None = None  # seconds
     end: float | None = None

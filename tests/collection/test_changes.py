@@ -40,7 +40,7 @@ def vectors(seeds: list[int]) -> np.ndarray:
 
 
 def put_seeds(folder: pathlib.Path, seeds: dict[str, int]) -> None:
-    rows = [Row(name, (f"caption {seed}",), "", "") for name, seed in seeds.items()]
+    rows = [Row(name, (f"caption {seed}",)) for name, seed in seeds.items()]
     put(folder, rows, vectors(list(seeds.values())))
 
 
@@ -96,11 +96,11 @@ def test_it_can_be_searched(tmp_path: pathlib.Path) -> None:
 def test_refusals(tmp_path: pathlib.Path) -> None:
     folder = empty(tmp_path / "index")
     with pytest.raises(UserError, match="2 vectors, 1 rows and 1 names"):
-        put(folder, [Row("a", (), "", "")], vectors([1, 2]))
+        put(folder, [Row("a")], vectors([1, 2]))
     with pytest.raises(UserError, match="not of length 1"):
-        put(folder, [Row("a", (), "", "")], 2 * vectors([1]))
+        put(folder, [Row("a")], 2 * vectors([1]))
     with pytest.raises(UserError, match=r"4 wide and .* is 6 wide"):
-        put(folder, [Row("a", (), "", "")], np.eye(4, dtype=np.float32)[:1])
+        put(folder, [Row("a")], np.eye(4, dtype=np.float32)[:1])
     with pytest.raises(UserError, match="there is no index"):
         delete(tmp_path / "none", ["a"])
     save_picture(tmp_path / "photos" / "a.png", 1)
