@@ -64,6 +64,8 @@ class Order:
 
 def carry_out(order: Order) -> Iterator[str]:
     """Makes or updates an index and its engine; a line for each that was looked at. UserError."""
+    if order.uri and order.engine is not EngineKind.MILVUS:
+        raise UserError(f"--uri={order.uri} names a Milvus: give --engine=milvus with it")
     if order.videos:
         opening = open_videos(order.videos, order.seconds, order.out)
     else:

@@ -26,7 +26,7 @@ from cots_jax.collection.old_rows import OldRows
 from cots_jax.collection.parts_writer import PART_ROWS, PartsWriter, Stored
 from cots_jax.collection.plan import Place, Plan, make_plan
 from cots_jax.collection.skipped import SKIPPED_FILE, in_words, read_skipped, write_skipped
-from cots_jax.collection.sources import Entry, Skipped, Source, View
+from cots_jax.collection.sources import VIDEOS, Entry, Skipped, Source, View
 from cots_jax.data.prepare.pictures import PictureError, strict_decoding
 from cots_jax.data.prepare.progress import track
 from cots_jax.data.prepare.threads import in_order
@@ -233,7 +233,9 @@ def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWri
             writer.add(_touched(old, one) if isinstance(one, _Same) else next(fresh))
         waiting.clear()
 
-    for found in _looked_at(functools.partial(_look, plan.known, view), plan.suspects):
+    # a batch is decoded while another is embedded; videos are many pictures each
+    ahead = None if source.location["kind"] == VIDEOS else EMBED_BATCH
+    for found in _looked_at(functools.partial(_look, plan.known, view), plan.suspects, ahead):
         if isinstance(found, Skipped):
             skipped.append(found)
             continue
@@ -246,11 +248,13 @@ def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWri
 
 
 def _looked_at(
-    look: Callable[[Entry], _Same | _Decoded | Skipped], suspects: Sequence[Entry]
+    look: Callable[[Entry], _Same | _Decoded | Skipped],
+    suspects: Sequence[Entry],
+    ahead: int | None,
 ) -> Iterator[_Same | _Decoded | Skipped]:
     if suspects:  # no progress line about nothing
         with strict_decoding():
-            yield from in_order(look, track(suspects, "embedding"))
+            yield from in_order(look, track(suspects, "embedding"), ahead=ahead)
 
 
 def _look(known: Mapping[str, Place], view: View, entry: Entry) -> _Same | _Decoded | Skipped:
