@@ -28,7 +28,7 @@ $(VENV)/.demo-installed: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.test-installed: pyproject.toml | $(VENV)/.made
 	@echo "installing into $(VENV): some minutes"
-	$(pip) -e '.[emoji,video,export,test,parity,lint]'
+	$(pip) -e '.[emoji,video,export,search,milvus,test,parity,lint]'
 	touch $@ $(VENV)/.demo-installed
 
 lint: $(VENV)/.test-installed

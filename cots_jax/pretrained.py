@@ -85,12 +85,14 @@ class Pretrained:
         The same bits as an evaluation of them; another number of rows at a time (`batch`) rounds
         otherwise. UserError names what is missing or no picture.
         """
-        return self.encode_decoded(decode_given(pictures, self.preprocessing.size), batch)
+        decoded = decode_given(pictures, self.preprocessing.size)
+        return self.encode_decoded((picture[None] for picture in decoded), batch)
 
     def encode_decoded(
-        self, images: Iterable[UInt8[np.ndarray, "s s 3"]], batch: int = EMBED_BATCH
+        self, images: Iterable[UInt8[np.ndarray, "t s s 3"]], batch: int = EMBED_BATCH
     ) -> Float32[np.ndarray, "n e"]:
-        """Unit vectors of pictures that have the size of the tower already."""
+        """Unit vectors of pictures (t = 1), or of t frames each of videos, that have the size of
+        the tower already."""
         batches = picture_batches(images, batch)
         return embed_images(self.towers, self.model, self.preprocessing, batches).features
 

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from cots_jax.collection.expression import in_words
-from cots_jax.collection.flags import parser
-from cots_jax.collection.indexing import index_collection
-from cots_jax.collection.query import Question, ask, table
+from cots_jax.collection.flags import order_of, parser
+from cots_jax.collection.indexing import carry_out
+from cots_jax.collection.query import Looking, Question, ask, table
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
 from cots_jax.retrieval.index_files import INDEX_FILE
@@ -32,14 +32,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _index(flags: argparse.Namespace) -> str:
-    done = index_collection(flags.model, flags.images, flags.out, flags.dtype)
-    print(done.summary(flags.out), file=sys.stderr)
-    return (flags.out / INDEX_FILE).read_text(encoding="utf-8") if flags.json else ""
+    order = order_of(flags)
+    for line in carry_out(order):
+        print(line, file=sys.stderr)
+    return (order.folder / INDEX_FILE).read_text(encoding="utf-8") if flags.json else ""
 
 
 def _query(flags: argparse.Namespace) -> str:
     question = Question(flags.text, flags.image, flags.minus)
-    hits = ask(flags.index, question, flags.top, flags.model)
+    looking = Looking(flags.top, flags.where, flags.engine)
+    hits = ask(flags.index, question, looking, flags.model)
     if len(question.terms()) > 1:
         print(f"looked for {in_words(question.terms())}", file=sys.stderr)
     if flags.json:

@@ -8,10 +8,15 @@ import shutil
 import numpy as np
 import pytest
 from doors import Said, run_search
+from films import write_film
+from PIL import Image
 from tiny_world import Tiny
 
 from cots_jax import Index, Pretrained
+from cots_jax.collection.changes import create, put
 from cots_jax.data.records import open_split
+from cots_jax.errors import UserError
+from cots_jax.retrieval.index_files import Row
 
 RUN, PICTURES = "--model=runs/tiny", "--images=pictures"
 
@@ -128,3 +133,66 @@ def test_another_model_is_refused(tiny: Tiny, out: pathlib.Path, tmp_path: pathl
     assert "is another model now" in said.line
     said = run_search(tiny.root, "index", f"--model={copy.run}", PICTURES, f"--out={out}")
     assert "whose vectors do not mix: choose another --out" in said.line
+
+
+def test_a_condition(tiny: Tiny, out: pathlib.Path) -> None:
+    everything = hits(tiny, out, "--text=bars over ring", "--top=64")
+    found = hits(tiny, out, "--text=bars over ring", "--top=64", '--where=path has "RING"')
+    assert found == [hit for hit in everything if "ring" in str(hit["path"]).rpartition("/")[2]]
+    assert "lacks text in quotation marks" in query(tiny, out, "--text=a", "--where=path = a").line
+
+
+def test_an_engine(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("usearch", reason="needs the extra cots_jax[search]")
+    out, flags = tmp_path / "i", [RUN, "--images=data/tiny#val", f"--out={tmp_path / 'i'}"]
+    assert run_search(tiny.root, "index", *flags).status == 0
+    exact = hits(tiny, out, "--text=bars over ring")
+    said = run_search(tiny.root, "index", *flags, "--engine=usearch")
+    assert "nothing changed" in said.err
+    assert "usearch finds 100.0 % of the exact best 10 of" in said.err
+    found = hits(tiny, out, "--text=bars over ring")
+    assert [hit["path"] for hit in found] == [hit["path"] for hit in exact]
+    assert hits(tiny, out, "--text=bars over ring", "--engine=exact") == exact
+    assert run_search(tiny.root, "index", *flags, "--engine=exact").status == 0
+    assert "no engine usearch" in query(tiny, out, "--text=a", "--engine=usearch").line
+
+
+def test_two_tasks(tiny: Tiny, out: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    flags = [RUN, PICTURES, f"--out={tmp_path / 'i'}"]
+    for task in ("1/2", "2/2"):
+        said = run_search(tiny.root, "index", *flags, f"--task={task}", "--json")
+        assert 0 < json.loads(said.out)["count"] < 64
+    assert "joined 2 tasks, embedded 0" in run_search(tiny.root, "index", *flags).err
+    asked = ("--text=bars over ring", "--top=64")
+    found, wanted = hits(tiny, tmp_path / "i", *asked), hits(tiny, out, *asked)
+    assert {hit["path"]: hit["score"] for hit in found} == {
+        hit["path"]: pytest.approx(hit["score"], abs=1e-5) for hit in wanted
+    }
+
+
+def test_an_index_that_a_program_fills(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    model, names = Pretrained.load(tiny.run), ["bars-steps.png", "ring-left.png"]
+    create(tmp_path / "i", model)
+    with pytest.raises(UserError, match="is an index already"):
+        create(tmp_path / "i", model)
+    vectors = model.encode_images([tiny.root / "pictures" / name for name in names])
+    put(tmp_path / "i", [Row(name, ("said",)) for name in names], vectors)
+    first, _ = hits(tiny, tmp_path / "i", f"--image={tiny.root / 'pictures' / names[1]}")
+    assert first == {"path": names[1], "score": pytest.approx(1, abs=1e-4), "caption": "said"}
+
+
+def test_videos(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    """A film of two still pictures is found by either, at its time."""
+    pytest.importorskip("av", reason="needs the extra cots_jax[video]")
+    stills = [tiny.root / "pictures" / f"{name}.png" for name in ("bars-steps", "ring-left")]
+    frames = [np.asarray(Image.open(still).convert("RGB").resize((64, 64))) for still in stills]
+    (tmp_path / "clips").mkdir()
+    write_film(tmp_path / "clips" / "film.mp4", [frame for frame in frames for _ in range(25)])
+    flags = [f"--videos={tmp_path / 'clips'}", "--seconds=1", f"--out={tmp_path / 'i'}"]
+    assert run_search(tiny.root, "index", RUN, *flags).status == 0
+    first, second = hits(tiny, tmp_path / "i", f"--image={stills[1]}")
+    assert first["path"] == str(tmp_path / "clips" / "film.mp4")
+    assert (first["start"], first["end"], second["start"]) == (1.0, 2.0, 0.0)
+    assert first["score"] > max(0.8, second["score"])
+    assert "film.mp4#t=1,2" in query(tiny, tmp_path / "i", f"--image={stills[1]}").out
+    assert run_search(tiny.root, "index", RUN, PICTURES, *flags).status == 2

@@ -20,10 +20,7 @@ def claimed(out: Path) -> Generator[None]:
     system refuses meanwhile.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        ours = (out / INDEX_FILE).exists() or (out / LOCK_FILE).exists()
-        if not ours and any(out.iterdir()):
-            raise UserError(f"{out} holds other files: choose another --out")
+        _begin(out)
         with (out / LOCK_FILE).open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -31,7 +28,28 @@ def claimed(out: Path) -> Generator[None]:
                 raise UserError(f"another run is writing {out}: wait for it") from None
             yield
     except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error}): make room or mend its rights and run the same "
-            "command again, which goes on after the finished parts"
-        ) from error
+        raise _refused(out, error) from error
+
+
+def begin(out: Path) -> None:
+    """Makes the folder where it is missing, for several runs that write below it; UserError."""
+    try:
+        _begin(out)
+    except OSError as error:
+        raise _refused(out, error) from error
+
+
+def _begin(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    used = any(out.iterdir())  # looked at first: whoever begins puts the mark before all else
+    if used and not ((out / INDEX_FILE).exists() or (out / LOCK_FILE).exists()):
+        raise UserError(f"{out} holds other files: choose another --out")
+    if not (out / LOCK_FILE).exists():
+        (out / LOCK_FILE).touch()
+
+
+def _refused(out: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{out} cannot be written ({error}): make room or mend its rights and run the same "
+        "command again, which goes on after the finished parts"
+    )

@@ -2,8 +2,13 @@
 """The command line of the search door."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
+from cots_jax.collection.indexing import Order
+from cots_jax.collection.videos import SECONDS
+from cots_jax.data.prepare.tasks import parse_task
+from cots_jax.retrieval.engine import EngineKind
 from cots_jax.retrieval.index_files import Storage
 
 
@@ -16,14 +21,29 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return top
 
 
+def order_of(flags: argparse.Namespace) -> Order:
+    """What the flags of `index` ask for."""
+    named = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Order)}
+    return Order(**named)
+
+
 def _add_index(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", "--workdir", dest="model", required=True, type=Path,
         help="a training folder, or an exported one")  # fmt: skip
-    add("--images", required=True, help="a folder or tar of pictures, or FOLDER#SPLIT (prepared)")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--images", default="", help="a folder or tar of pictures, or FOLDER#SPLIT "
+        "(prepared)")  # fmt: skip
+    what.add_argument("--videos", default="", help="a folder of video files")
+    add("--seconds", type=float, default=SECONDS,
+        help=f"of a video that make one row (default {SECONDS:g})")  # fmt: skip
     add("--out", required=True, type=Path, help="the index to make or to bring up to date")
-    add("--dtype", type=Storage, choices=list(Storage), default=Storage.FLOAT32,
+    add("--dtype", dest="storage", type=Storage, choices=list(Storage), default=Storage.FLOAT32,
         help="how vectors are kept: float32 (default) or float16")  # fmt: skip
+    add("--task", type=parse_task, help="i/n: only this share; the run without it joins them")
+    add("--engine", type=EngineKind, choices=list(EngineKind),
+        help="what answers queries (default: as the index has it, exact when new)")  # fmt: skip
+    add("--uri", default="", help="of Milvus: http://HOST:19530 (default: a file in the index)")
     add("--json", action="store_true", help="print index.json on stdout")
 
 
@@ -33,6 +53,9 @@ def _add_query(command: argparse.ArgumentParser) -> None:
     add("--text", default="", help="words, or an expression: '2*golden retriever - snow'")
     add("--image", default="", help="a picture file")
     add("--minus", action="append", default=[], metavar="TEXT", help="take this away; repeatable")
+    add("--where", default="", metavar="CONDITION",
+        help="only these: 'caption has \"dog\" and not path starts \"old/\"'")  # fmt: skip
+    add("--engine", type=EngineKind, choices=list(EngineKind), help="default: the index's own")
     add("--top", type=int, default=10, help="how many pictures (default 10)")
     add("--model", "--workdir", dest="model", default="", help="default: the index's own")
     add("--json", action="store_true", help="print the hits as JSON on stdout")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows to finished parts, one part in memory at a time."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from jaxtyping import Float
 from cots_jax.retrieval.index_files import Part, Row, Storage, part_numbers, stored, write_part
 
 PART_ROWS = 8192  # own choice: 16 MiB at 512 wide, and a killed run loses at most so many
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stored:
+    """A row with its vectors by kind."""
+
+    row: Row
+    vectors: Mapping[str, Float[np.ndarray, "e"]]
 
 
 class PartsWriter:
@@ -23,12 +32,13 @@ class PartsWriter:
         self._vectors: dict[str, list[np.ndarray]] = {}
         self._parts: list[Part] = []
 
-    def add(self, row: Row, vectors: Mapping[str, Float[np.ndarray, "e"]]) -> None:
-        """Appends a picture with its vectors by kind."""
-        self._rows.append(row)
-        for kind, vector in vectors.items():
-            self._vectors.setdefault(kind, []).append(vector)
-        if len(self._rows) == self._size:
+    def add(self, stored: Sequence[Stored]) -> None:
+        """Appends the rows of a picture or a video, which stay together in one part."""
+        for one in stored:
+            self._rows.append(one.row)
+            for kind, vector in one.vectors.items():
+                self._vectors.setdefault(kind, []).append(vector)
+        if len(self._rows) >= self._size:
             self._write()
 
     def finish(self) -> list[Part]:

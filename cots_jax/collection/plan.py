@@ -2,6 +2,7 @@
 """What of an index stays, what is written anew, and what has to be looked at."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from cots_jax.retrieval.index_files import Part, part_rows
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """Where a known picture stands."""
+    """Where a known picture stands, or a video with all its pieces."""
 
     part: int  # in the plan's list
-    row: int
+    rows: range
     stamp: str
     digest: str
 
@@ -40,8 +41,12 @@ def make_plan(out: Path, source: Source, parts: Sequence[Part], size: int) -> Pl
     read of a picture whose stamp is known. size: rows of a full part."""
     known: dict[str, Place] = {}
     for number, part in enumerate(parts):
-        for row, found in enumerate(part_rows(out, part)):
-            known[found.name] = Place(number, row, found.stamp, found.digest)  # the later counts
+        end = 0
+        for _, pieces in itertools.groupby(part_rows(out, part), lambda row: row.name):
+            first, *others = pieces
+            rows = range(end, end + 1 + len(others))
+            known[first.name] = Place(number, rows, first.stamp, first.digest)  # the later counts
+            end = rows.stop
     live = [np.zeros(part.rows, bool) for part in parts]
     broken = {(one.name, one.stamp): one.reason for one in read_skipped(out) if one.stamp}
     suspects, skipped, seen = [], [], set()
@@ -55,7 +60,7 @@ def make_plan(out: Path, source: Source, parts: Sequence[Part], size: int) -> Pl
             place = known.get(found.name)
             reason = broken.get((found.name, found.stamp))
             if place is not None and place.stamp == found.stamp:
-                live[place.part][place.row] = True
+                live[place.part][place.rows] = True
             elif reason is not None:
                 skipped.append(Skipped(found.name, reason, found.stamp))
             else:

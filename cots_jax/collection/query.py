@@ -12,11 +12,13 @@ from jaxtyping import Float32
 from rich.cells import cell_len
 
 from cots_jax.collection.expression import Term, parse_expression
-from cots_jax.collection.sources import FOLDER
+from cots_jax.collection.sources import FOLDER, VIDEOS
 from cots_jax.errors import UserError
 from cots_jax.pretrained import Pretrained
+from cots_jax.retrieval.approximate import searching
+from cots_jax.retrieval.engine import EngineKind
 from cots_jax.retrieval.index import Index
-from cots_jax.retrieval.index_files import Facts, read_facts
+from cots_jax.retrieval.index_files import Facts, Row, read_facts
 
 ALONE = 1  # a query is embedded by itself: the padding of a whole batch would cost its time
 SHORTEST = 1e-6  # of a sum of unit vectors that still has a direction
@@ -41,34 +43,49 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """A picture that was found: its path, cosine similarity to the query, and first caption."""
+    """What was found: its path, cosine similarity to the query, first caption, and of a video where
+    it begins and ends in seconds."""
 
     path: str
     score: float
     caption: str | None
+    start: float | None = None
+    end: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As scripts read it; without a caption where there is none."""
-        said: dict[str, Any] = {"path": self.path, "score": self.score}
-        return said if self.caption is None else {**said, "caption": self.caption}
+        """As scripts read it; without what there is none of."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def ask(folder: Path, question: Question, top: int, model: str = "") -> list[Hit]:
+@dataclasses.dataclass(frozen=True)
+class Looking:
+    """How to look: for so many pictures, among those of a condition, with an engine."""
+
+    top: int = 10
+    where: str = ""  # all
+    engine: EngineKind | None = None  # the index's own
+
+
+def ask(folder: Path, question: Question, looking: Looking, model: str = "") -> list[Hit]:
     """The best pictures of an index, best first. model: a workdir; default: the index's own.
 
     UserError where the model is missing or another than the index was made with.
     """
     question.terms()  # what is wrong with it is said before the model is loaded
-    if top < 1:
-        raise UserError(f"--top={top}: ask for 1 picture or more")
-    opened = open_model(folder, model)
-    query = query_vector(opened, question)
+    if looking.top < 1:
+        raise UserError(f"--top={looking.top}: ask for 1 picture or more")
     index = Index.open(folder)
-    found = index.search(query[None], top)
+    keep = index.where(looking.where) if looking.where else None
+    query = query_vector(open_model(folder, model), question)
+    with searching(index, looking.engine) as engine:
+        found = engine.search(query[None], looking.top, keep)
     rows = index.rows(found.index[0])
-    hits = zip(rows, found.score[0], strict=True)
-    path = functools.partial(_path, index.facts)
-    return [Hit(path(r.name), float(s), (*r.captions, None)[0]) for r, s in hits]
+    return [_hit(index.facts, *one) for one in zip(rows, found.score[0], strict=True)]
+
+
+def _hit(facts: Facts, row: Row, score: np.floating) -> Hit:
+    caption = (*row.captions, None)[0]
+    return Hit(_path(facts, row.name), float(score), caption, row.start, row.end)
 
 
 def open_model(folder: Path, given: str = "") -> Pretrained:
@@ -115,7 +132,8 @@ def query_vector(opened: Pretrained, question: Question) -> Float32[np.ndarray, 
 def table(hits: Sequence[Hit]) -> str:
     """Aligned columns: score, path, caption."""
     rows = [
-        (f"{hit.score:.4f}", _printable(hit.path), _printable(hit.caption or "")) for hit in hits
+        (f"{hit.score:.4f}", _printable(hit.path) + _time(hit), _printable(hit.caption or ""))
+        for hit in hits
     ]
     widths = [max((cell_len(row[column]) for row in rows), default=0) for column in range(2)]
     return "\n".join(
@@ -124,10 +142,15 @@ def table(hits: Sequence[Hit]) -> str:
     )
 
 
+def _time(hit: Hit) -> str:
+    """As a browser or a player takes it behind a path."""
+    return "" if hit.start is None else f"#t={hit.start:g},{hit.end:g}"
+
+
 def _path(facts: Facts, name: str) -> str:
     """Where a picture lies: of a folder its path, else its name in the tar or split."""
     images = facts.images
-    return str(Path(images["path"]) / name) if images["kind"] == FOLDER else name
+    return str(Path(images["path"]) / name) if images["kind"] in (FOLDER, VIDEOS) else name
 
 
 def _unit(vector: Float32[np.ndarray, "e"]) -> Float32[np.ndarray, "e"]:

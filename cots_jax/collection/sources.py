@@ -8,7 +8,7 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +16,53 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cots_jax.data.decoding import decode_picture
+from cots_jax.data.frames import middle_frames
 from cots_jax.data.pictures import decode_file
 from cots_jax.data.prepare.captions import is_unicode
 from cots_jax.data.prepare.images import safe_name
 from cots_jax.data.prepare.pictures import MAX_BYTES, PictureError
 from cots_jax.data.prepare.tar_file import TarFile, open_tar, tar_members
 from cots_jax.data.prepare.tars import PICTURES, Span, is_end_mark
+from cots_jax.data.prepare.tasks import Task
 from cots_jax.data.records import FACTS_FILE, Record, Split, list_splits, open_split
 from cots_jax.errors import UserError
 
-FOLDER, TAR, SPLIT = "folder", "tar", "split"  # kinds of sources
+FOLDER, TAR, SPLIT, VIDEOS = "folder", "tar", "split", "videos"  # kinds of sources
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """What a model looks at: pixels a side, and frames of a video."""
+
+    size: int
+    frames: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """What becomes one row: a picture (t = 1), or a video from `start` to `end` seconds."""
+
+    frames: UInt8[np.ndarray, "t s s 3"]
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Content:
-    """The bytes of a picture, with the captions that stand beside it."""
+    """What a file or record holds. digest: SHA-256 of all of it; source: where a record came from;
+    `pieces` decodes it and raises PictureError; image: the bytes that show it, none of a video
+    file."""
 
-    image: bytes
+    digest: str
+    pieces: Callable[[View], Sequence[Piece]]
+    image: bytes = b""
     captions: tuple[str, ...] = ()
-
-    def digest(self) -> str:
-        """SHA-256; of the bytes alone where there are no captions."""
-        found = hashlib.sha256(self.image)
-        if self.captions:
-            found.update(json.dumps(self.captions).encode())
-        return found.hexdigest()
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A picture of a source. Equal stamps: it was not touched. `read` raises PictureError."""
+    """A picture or video. Equal stamps: it was not touched. `read` raises PictureError."""
 
     name: str
     stamp: str
@@ -65,14 +82,14 @@ class Skipped:
 class Source:
     """A collection; `location` is its kind and where it lies, in JSON.
 
-    decode: a picture's bytes to the size of a tower; PictureError. state: equal states are equal
-    collections, to be known without a look at each picture; None where there is no such thing.
+    state: equal states are equal collections, to be known without a look at each picture; None
+    where there is no such thing. task: whose share of it this is, which may be empty.
     """
 
     location: dict[str, Any]
     entries: Callable[[], Iterator[Entry | Skipped]]
-    decode: Callable[[bytes, int], UInt8[np.ndarray, "s s 3"]] = decode_file
     state: str | None = None
+    task: Task | None = None
 
     @property
     def has_captions(self) -> bool:
@@ -91,14 +108,14 @@ def open_source(images: str, out: Path) -> Generator[Source]:
             raise UserError(f"{images} is a prepared folder: name one of its splits, {splits}")
         root, without = path.resolve(), out.resolve()
         location = {"kind": FOLDER, "path": str(root)}
-        yield Source(location, lambda: _folder_entries(root, without))
+        yield Source(location, lambda: folder_entries(root, without, file_entry))
     elif path.exists():
-        yield Source({"kind": TAR, "path": str(path.resolve())}, lambda: _tar_entries(path))
+        yield Source({"kind": TAR, "path": str(path.resolve())}, lambda: tar_entries(path))
     elif mark and folder and split:
         with open_split(folder, split) as opened:
             location = {"kind": SPLIT, "path": str(Path(folder).resolve()), "split": split}
             state = opened.facts["fingerprint"]
-            yield Source(location, lambda: _split_entries(opened), _decode_record, state)
+            yield Source(location, lambda: _split_entries(opened), state)
     else:
         raise UserError(
             f"--images={images} does not exist: give a folder or an uncompressed tar of pictures, "
@@ -106,8 +123,13 @@ def open_source(images: str, out: Path) -> Generator[Source]:
         )
 
 
-def _folder_entries(root: Path, without: Path) -> Iterator[Entry | Skipped]:
-    """All files below a folder by their names; hidden ones are left out, as by file browsers."""
+def folder_entries(
+    root: Path, without: Path, entry: Callable[[Path, str, Path], Entry | Skipped]
+) -> Iterator[Entry | Skipped]:
+    """All files below a folder by their names; hidden ones are left out, as by file browsers.
+
+    entry: of a file by its path, its name below the folder, and the folder.
+    """
     unreadable: list[str] = []
     for folder, below, files in os.walk(root, onerror=lambda e: unreadable.append(e.filename)):
         here = Path(folder)
@@ -116,12 +138,25 @@ def _folder_entries(root: Path, without: Path) -> Iterator[Entry | Skipped]:
         links = [name for name in below if (here / name).is_symlink()]  # not walked into
         for name in sorted([*links, *(name for name in files if name[0] != ".")]):
             path = here / name
-            yield _file_entry(path, path.relative_to(root).as_posix(), root)
+            yield entry(path, path.relative_to(root).as_posix(), root)
     for name in unreadable:
         yield Skipped(Path(name).relative_to(root).as_posix(), "folder_unreadable")
 
 
-def _file_entry(path: Path, name: str, root: Path) -> Entry | Skipped:
+def file_entry(path: Path, name: str, root: Path) -> Entry | Skipped:
+    """A picture of a folder by its path and its name below that."""
+    found = regular_file(path, name, root)
+    if isinstance(found, Skipped):
+        return found
+    if not _is_picture(name):
+        return Skipped(name, "file_ending_unknown")
+    if found.st_size > MAX_BYTES:
+        return Skipped(name, "picture_too_large")
+    return Entry(name, stamp_of(found), lambda: _picture(_bytes(path)))
+
+
+def regular_file(path: Path, name: str, root: Path) -> os.stat_result | Skipped:
+    """The facts of a file that may be read: no pipe, and no link that leads out of the folder."""
     if not is_unicode(name):  # it could not stand in the metadata
         return Skipped(repr(name), "file_name_not_utf8")
     if not Path(os.path.realpath(path)).is_relative_to(root):
@@ -132,13 +167,17 @@ def _file_entry(path: Path, name: str, root: Path) -> Entry | Skipped:
         return Skipped(name, "file_not_regular")  # a link that leads nowhere, or round
     if stat.S_ISDIR(found.st_mode):
         return Skipped(name, "link_to_folder")
-    if not stat.S_ISREG(found.st_mode):
-        return Skipped(name, "file_not_regular")
-    if not _is_picture(name):
-        return Skipped(name, "file_ending_unknown")
-    if found.st_size > MAX_BYTES:
-        return Skipped(name, "picture_too_large")
-    return Entry(name, f"{found.st_size}:{found.st_mtime_ns}", lambda: Content(_bytes(path)))
+    return found if stat.S_ISREG(found.st_mode) else Skipped(name, "file_not_regular")
+
+
+def stamp_of(found: os.stat_result) -> str:
+    """A file's size and time of change."""
+    return f"{found.st_size}:{found.st_mtime_ns}"
+
+
+def _picture(data: bytes) -> Content:
+    digest = hashlib.sha256(data).hexdigest()
+    return Content(digest, lambda view: [Piece(decode_file(data, view.size)[None])], data)
 
 
 def _bytes(path: Path) -> bytes:
@@ -152,7 +191,7 @@ def _is_picture(name: str) -> bool:
     return name.rpartition(".")[2].lower() in PICTURES
 
 
-def _tar_entries(path: Path) -> Iterator[Entry | Skipped]:
+def tar_entries(path: Path) -> Iterator[Entry | Skipped]:
     """The members of a tar in its order; of two with one name the later counts, as in unpacking."""
     touched = path.stat().st_mtime_ns
     found: dict[str, Entry | Skipped] = {}
@@ -188,19 +227,30 @@ def _member_entry(file: TarFile, member: tarfile.TarInfo, touched: int) -> Entry
     if member.offset_data + member.size > file.length:
         return Skipped(name, "picture_unreadable")
     span = Span(file, member.offset_data, member.size)
-    return Entry(name, f"{member.size}:{touched}", lambda: Content(span.read()))
+    return Entry(name, f"{member.size}:{touched}", lambda: _picture(span.read()))
 
 
 def _split_entries(split: Split) -> Iterator[Entry | Skipped]:
     """The records in stored order; they are read to be listed, so their content is their stamp."""
+    films = split.frames > 0
     for row in range(len(split)):
         record = split.record(row)
-        stamp = _content(record).digest()
-        yield Entry(record.id, stamp, lambda row=row: _content(split.record(row)))
+        stamp = _content(record, films).digest
+        yield Entry(record.id, stamp, lambda row=row: _content(split.record(row), films))
 
 
-def _content(record: Record) -> Content:
-    return Content(record.image, record.captions)
+def _content(record: Record, films: bool) -> Content:
+    """Of the bytes alone where there are no captions. films: among videos, a picture is one too."""
+    digest = hashlib.sha256(b"".join(record.frames) or record.image)
+    if record.captions:
+        digest.update(json.dumps(record.captions).encode())
+
+    def pieces(view: View) -> list[Piece]:
+        stored = record.frames or (record.image,)
+        wanted = middle_frames(len(stored), view.frames if films else 1)
+        return [Piece(np.stack([_decode_record(stored[frame], view.size) for frame in wanted]))]
+
+    return Content(digest.hexdigest(), pieces, record.image, record.captions, record.source_row)
 
 
 def _decode_record(image: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:

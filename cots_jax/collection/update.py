@@ -11,19 +11,22 @@ others, then what is new, in the source's order (own choice, all of it).
 import dataclasses
 import functools
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 
+from cots_jax.collection.adoption import adopted
 from cots_jax.collection.claim import claimed
-from cots_jax.collection.parts_writer import PART_ROWS, PartsWriter
+from cots_jax.collection.old_rows import OldRows
+from cots_jax.collection.parts_writer import PART_ROWS, PartsWriter, Stored
 from cots_jax.collection.plan import Place, Plan, make_plan
 from cots_jax.collection.skipped import SKIPPED_FILE, in_words, read_skipped, write_skipped
-from cots_jax.collection.sources import Entry, Skipped, Source
+from cots_jax.collection.sources import VIDEOS, Entry, Skipped, Source, View
 from cots_jax.data.prepare.pictures import PictureError, strict_decoding
 from cots_jax.data.prepare.progress import track
 from cots_jax.data.prepare.threads import in_order
@@ -41,7 +44,6 @@ from cots_jax.retrieval.index_files import (
     fault,
     find_part,
     part_numbers,
-    part_rows,
     part_vectors,
     read_facts,
     remove_part,
@@ -51,9 +53,9 @@ from cots_jax.retrieval.index_files import (
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What embeds: decoded pictures and captions to unit vectors."""
+    """What embeds: decoded pictures, or frames of videos, and captions to unit vectors."""
 
-    images: Callable[[Sequence[UInt8[np.ndarray, "s s 3"]]], Float32[np.ndarray, "n e"]]
+    images: Callable[[Sequence[UInt8[np.ndarray, "t s s 3"]]], Float32[np.ndarray, "n e"]]
     texts: Callable[[Sequence[str]], Float32[np.ndarray, "n e"]]
 
 
@@ -62,7 +64,8 @@ class Maker:
     """Whose vectors an index holds: known without loading the model.
 
     path: the model's folder; identity: tells it from any other, in JSON; preprocessing in JSON,
-    with `size`; load: called when the first picture has to be embedded.
+    with `size`; load: called when the first picture has to be embedded; frames: of a video that
+    the model looks at.
     """
 
     path: Path
@@ -70,6 +73,7 @@ class Maker:
     preprocessing: Mapping[str, Any]
     storage: Storage
     load: Callable[[], Encoder]
+    frames: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Updated:
     before: Facts | None
     facts: Facts
     embedded: int
+    tasks: int = 0  # whose parts were taken over
 
     @property
     def dropped(self) -> int:
@@ -91,6 +96,8 @@ class Updated:
         done = f"embedded {self.embedded:,}, dropped {self.dropped:,}"
         if self.facts == self.before:
             done = "nothing changed"
+        if self.tasks:
+            done = f"joined {self.tasks} tasks, {done}"
         return f"{out}: {self.facts.rows:,} pictures; {done}; {in_words(dict(self.facts.skipped))}"
 
 
@@ -104,33 +111,41 @@ def update(out: Path, source: Source, maker: Maker, size: int = PART_ROWS) -> Up
     with claimed(out):
         before = read_facts(out) if (out / INDEX_FILE).exists() else None
         if before is not None:
-            _refuse_other(out, before, source, maker)
-        made_by = {**maker.identity, "dtype": str(maker.storage), "kind": source.location["kind"]}
-        parts = _usable_parts(out, before, made_by)
-        whole = before is not None and list(before.parts) == parts
-        if before is not None and whole and source.state and _state(before) == source.state:
-            return Updated(before, before, 0)
-        plan = make_plan(out, source, parts, size)
-        writer = PartsWriter(out, maker.storage, made_by, size)
-        done = _write(out, source, maker, plan, writer)
-        kept = [part for part in parts if part.number in plan.untouched]
-        final = (*kept, *writer.finish())
-        skipped = [*plan.skipped, *done.skipped]
-        if skipped != read_skipped(out) or not (out / SKIPPED_FILE).exists():
-            write_skipped(out, skipped)
-        counts = dict(Counter(one.reason for one in skipped))
-        if not final:
-            place = _place(source.location)
-            raise UserError(f"no picture of {place} can be used: {in_words(counts)}")
-        facts = _facts(out, source, maker, final, counts)
-        if facts != before:
-            write_facts(out, facts)
-        for number in set(part_numbers(out)) - {part.number for part in final}:
-            remove_part(out, number)
-        return Updated(before, facts, done.embedded)
+            refuse_other(out, before, source, maker)
+        with adopted(out, made_by_of(source, maker)) as tasks:
+            done = _update(out, before, source, maker, size)
+            for folder in tasks:
+                shutil.rmtree(folder)
+        return dataclasses.replace(done, tasks=len(tasks))
 
 
-def _refuse_other(out: Path, before: Facts, source: Source, maker: Maker) -> None:
+def _update(out: Path, before: Facts | None, source: Source, maker: Maker, size: int) -> Updated:
+    made_by = made_by_of(source, maker)
+    parts = usable_parts(out, before, made_by)
+    whole = before is not None and list(before.parts) == parts
+    if before is not None and whole and source.state and _state(before) == source.state:
+        return Updated(before, before, 0)
+    plan = make_plan(out, source, parts, size)
+    writer = PartsWriter(out, maker.storage, made_by, size)
+    done = _write(out, source, maker, plan, writer)
+    kept = [part for part in parts if part.number in plan.untouched]
+    final = (*kept, *writer.finish())
+    skipped = [*plan.skipped, *done.skipped]
+    if skipped != read_skipped(out) or not (out / SKIPPED_FILE).exists():
+        write_skipped(out, skipped)
+    counts = dict(Counter(one.reason for one in skipped))
+    if not final and source.task is None:
+        place = _place(source.location)
+        raise UserError(f"nothing of {place} can be used: {in_words(counts)}")
+    facts = _facts(out, source, maker, final, counts)
+    if facts != before:
+        write_facts(out, facts)
+    for number in set(part_numbers(out)) - {part.number for part in final}:
+        remove_part(out, number)
+    return Updated(before, facts, done.embedded)
+
+
+def refuse_other(out: Path, before: Facts, source: Source, maker: Maker) -> None:
     """UserError where the index is not one that this update could go on with."""
     remedy = f"choose another --out, or remove {out}"
     found = {name: before.model.get(name) for name in maker.identity}
@@ -144,13 +159,15 @@ def _refuse_other(out: Path, before: Facts, source: Source, maker: Maker) -> Non
             f"{out} keeps {before.storage}, not {maker.storage}: name that in --dtype, or {remedy}"
         )
     place = {name: value for name, value in before.images.items() if name != "state"}
-    moved = place["kind"] == source.location["kind"] and not Path(place["path"]).exists()
+    moved = {**place, "path": source.location["path"]} == source.location
+    moved &= not Path(place["path"]).exists()
     if place != source.location and not moved:
         raise UserError(f"{out} is the index of {_place(place)}: {remedy}")
 
 
 def _place(location: Mapping[str, Any]) -> str:
-    return "#".join(filter(None, (location["path"], location.get("split"))))
+    path = "#".join(filter(None, (location["path"], location.get("split"))))
+    return f"{path} in pieces of {location['seconds']:g} s" if "seconds" in location else path
 
 
 def _shown(identity: Mapping[str, Any]) -> str:
@@ -161,7 +178,13 @@ def _state(before: Facts) -> str | None:
     return before.images.get("state")
 
 
-def _usable_parts(out: Path, before: Facts | None, made_by: Mapping[str, Any]) -> list[Part]:
+def made_by_of(source: Source, maker: Maker) -> dict[str, Any]:
+    """What parts must have been made by to be taken from a killed run, or from a task."""
+    kind = {name: value for name, value in source.location.items() if name != "path"}
+    return {**maker.identity, "dtype": str(maker.storage), **kind}
+
+
+def usable_parts(out: Path, before: Facts | None, made_by: Mapping[str, Any]) -> list[Part]:
     """Those of the index that are as they were written, then those that a killed run finished."""
     listed = [] if before is None else before.parts
     whole = [part for part in listed if fault(out, part) is None]
@@ -172,18 +195,18 @@ def _usable_parts(out: Path, before: Facts | None, made_by: Mapping[str, Any]) -
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Same:
-    """A picture that was touched and is still the same."""
+    """A picture or video that was touched and is still the same."""
 
-    row: Row
+    entry: Entry
     place: Place
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Decoded:
-    """A picture to be embedded."""
+    """What is to be embedded: a row for each piece."""
 
-    row: Row
-    image: UInt8[np.ndarray, "s s 3"]
+    rows: Sequence[Row]
+    frames: Sequence[UInt8[np.ndarray, "t s s 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,89 +217,79 @@ class _Done:
 
 def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWriter) -> _Done:
     """Rows that stay of parts that do not, then the suspects, in batches."""
-    stored = _Vectors(out, plan.parts)
+    old = OldRows(out, plan.parts)
     for number, rows in plan.left.items():
-        if rows.any():
-            facts = part_rows(out, plan.parts[number])
-            for row in np.flatnonzero(rows):
-                writer.add(facts[row], stored.of(number, int(row)))
+        old.copy(number, rows, writer)
     encoder = functools.cache(maker.load)
-    look = functools.partial(_look, source, plan.known, maker.preprocessing["size"])
+    view = View(maker.preprocessing["size"], maker.frames)
     waiting: list[_Same | _Decoded] = []
     skipped: list[Skipped] = []
     embedded = 0
 
     def flush() -> None:
-        images = [one for one in waiting if isinstance(one, _Decoded)]
-        vectors = iter(_embed(encoder(), images, source) if images else ())
+        decoded = [one for one in waiting if isinstance(one, _Decoded)]
+        fresh = _embed(encoder(), decoded, source) if decoded else iter(())
         for one in waiting:
-            same = isinstance(one, _Same)
-            found = stored.of(one.place.part, one.place.row) if same else next(vectors)
-            writer.add(one.row, found)
+            writer.add(_touched(old, one) if isinstance(one, _Same) else next(fresh))
         waiting.clear()
 
-    for found in _looked_at(look, plan.suspects):
+    # a batch is decoded while another is embedded; videos are many pictures each
+    ahead = None if source.location["kind"] == VIDEOS else EMBED_BATCH
+    for found in _looked_at(functools.partial(_look, plan.known, view), plan.suspects, ahead):
         if isinstance(found, Skipped):
             skipped.append(found)
             continue
         waiting.append(found)
-        embedded += isinstance(found, _Decoded)
-        if len(waiting) == EMBED_BATCH:
+        embedded += len(found.rows) if isinstance(found, _Decoded) else 0
+        if sum(len(one.rows) if isinstance(one, _Decoded) else 1 for one in waiting) >= EMBED_BATCH:
             flush()
     flush()
     return _Done(embedded, skipped)
 
 
 def _looked_at(
-    look: Callable[[Entry], _Same | _Decoded | Skipped], suspects: Sequence[Entry]
+    look: Callable[[Entry], _Same | _Decoded | Skipped],
+    suspects: Sequence[Entry],
+    ahead: int | None,
 ) -> Iterator[_Same | _Decoded | Skipped]:
     if suspects:  # no progress line about nothing
         with strict_decoding():
-            pictures = track(suspects, "embedding pictures")
-            yield from in_order(look, pictures)
+            yield from in_order(look, track(suspects, "embedding"), ahead=ahead)
 
 
-def _look(
-    source: Source, known: Mapping[str, Place], size: int, entry: Entry
-) -> _Same | _Decoded | Skipped:
+def _look(known: Mapping[str, Place], view: View, entry: Entry) -> _Same | _Decoded | Skipped:
     try:
         content = entry.read()
-        row = Row(entry.name, content.captions, entry.stamp, content.digest())
         place = known.get(entry.name)
-        if place is not None and place.digest == row.digest:
-            return _Same(row, place)
-        return _Decoded(row, source.decode(content.image, size))
+        if place is not None and place.digest == content.digest:
+            return _Same(entry, place)
+        pieces = content.pieces(view)
     except PictureError as fault:
         return Skipped(entry.name, str(fault), entry.stamp)
+    row = Row(entry.name, content.captions, entry.stamp, content.digest, content.source)
+    rows = [dataclasses.replace(row, start=piece.start, end=piece.end) for piece in pieces]
+    return _Decoded(rows, [piece.frames for piece in pieces])
+
+
+def _touched(old: OldRows, same: _Same) -> list[Stored]:
+    """The rows of a file that was touched; its new stamp is known from now on."""
+    found = [old.row(same.place.part, row) for row in same.place.rows]
+    stamp = same.entry.stamp
+    return [Stored(dataclasses.replace(one.row, stamp=stamp), one.vectors) for one in found]
 
 
 def _embed(
-    encoder: Encoder, pictures: Sequence[_Decoded], source: Source
-) -> Iterator[dict[str, Float32[np.ndarray, "e"]]]:
-    """The vectors of each picture by kind."""
-    by_kind = {IMAGES: check_embeddings(encoder.images([one.image for one in pictures]), "picture")}
+    encoder: Encoder, decoded: Sequence[_Decoded], source: Source
+) -> Iterator[Sequence[Stored]]:
+    """The rows of each with their vectors by kind."""
+    frames = [clip for one in decoded for clip in one.frames]
+    by_kind = {IMAGES: check_embeddings(encoder.images(frames), "picture")}
     if source.has_captions:
-        texts = [(*one.row.captions, "")[0] for one in pictures]
+        texts = [(*row.captions, "")[0] for one in decoded for row in one.rows]
         by_kind[TEXTS] = check_embeddings(encoder.texts(texts), "caption")
-    for row in range(len(pictures)):
-        yield {kind: matrix[row] for kind, matrix in by_kind.items()}
-
-
-class _Vectors:
-    """The vectors of stored rows, by kind."""
-
-    def __init__(self, out: Path, parts: Sequence[Part]):
-        self._out, self._parts = out, parts
-        self._open = functools.cache(self._map)
-
-    def of(self, number: int, row: int) -> dict[str, Float[np.ndarray, "e"]]:
-        """Of one row of one part."""
-        return {kind: np.array(matrix[row]) for kind, matrix in self._open(number).items()}
-
-    def _map(self, number: int) -> dict[str, Float[np.ndarray, "n e"]]:
-        part = self._parts[number]
-        kinds = [kind for kind in (IMAGES, TEXTS) if kind in part.files]
-        return {kind: part_vectors(self._out, part, kind) for kind in kinds}
+    vectors = zip(*by_kind.values(), strict=True)
+    for one in decoded:
+        yield [Stored(row, dict(zip(by_kind, next(vectors), strict=True))) for row in one.rows]
 
 
 def _facts(
@@ -291,7 +304,7 @@ def _facts(
         images={**source.location, **state},
         model={**where, **maker.identity},
         preprocessing=dict(maker.preprocessing),
-        width=part_vectors(out, parts[0], IMAGES).shape[1],
+        width=part_vectors(out, parts[0], IMAGES).shape[1] if parts else 0,
         storage=maker.storage,
         skipped=dict(skipped),
         parts=parts,

@@ -9,30 +9,35 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 from jax import lax
-from jaxtyping import Array, Bool, Float, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 from cots_jax.errors import UserError
 from cots_jax.retrieval.candidates import TopCandidates
 from cots_jax.retrieval.checks import check_embeddings
 from cots_jax.retrieval.index_files import (
     IMAGES,
+    ROW_COLUMNS,
     Facts,
     Row,
     damage,
     fault,
     missing,
-    part_rows,
+    part_columns,
     part_vectors,
     read_facts,
+    row_at,
 )
 from cots_jax.retrieval.tiles import score_tile
+from cots_jax.retrieval.where import parse_condition
 
 BLOCK = 8192  # stored vectors scored at once
 GROUP = 32  # of neighbours in a block, of which only the best is looked at first
 QUERY_ROWS = (1, 8, 128)  # queries scored at once, padded to the next of these
 RESIDENT = 2 * 1024**3  # bytes of vectors that stay on the device between searches
 LEAST_K = 16  # answers are found in powers of two from here on, for fewer programs
+COLUMNS = {"path": "image_path", "caption": "captions"}  # of conditions; the others are called so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Index:
         self._first = np.cumsum([0, *(part.rows for part in facts.parts)])
         self._verified: set[int] = set()
         self._resident: list[_Block] | None = None
-        self._rows: dict[int, list[Row]] = {}
+        self._rows: dict[int, list[pa.Array]] = {}
+        self._column = functools.cache(self._read_column)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
@@ -96,14 +102,7 @@ class Index:
         Scores are float32 at the highest precision, whatever the storage. UserError for another
         width, non-finite queries, k < 1 and damaged parts.
         """
-        rows = check_embeddings(queries, "query")
-        if rows.shape[1] != self.width:
-            raise UserError(
-                f"queries are {rows.shape[1]} wide and {self.folder} {self.width}: they must come "
-                "from the model that the index was made with"
-            )
-        if k < 1:
-            raise UserError(f"the number of pictures to find is {k}: use 1 or more")
+        rows = self.checked(queries, k)
         if keep is not None and keep.shape != (len(self),):
             raise UserError(f"the mask is for {len(keep):,} rows and the index has {len(self):,}")
         k = min(k, len(self) if keep is None else int(keep.sum()))
@@ -116,9 +115,44 @@ class Index:
             np.concatenate([top.index for top in found]), np.concatenate([t.score for t in found])
         )
 
-    def rows(self, index: Sequence[int] | Int32[np.ndarray, "k"]) -> list[Row]:
+    def checked(
+        self, queries: Float[np.ndarray | Array, "q e"], k: int
+    ) -> Float32[np.ndarray, "q e"]:
+        """Queries in float32; UserError where these, or k, are none."""
+        rows = check_embeddings(queries, "query")
+        if rows.shape[1] != self.width:
+            raise UserError(
+                f"queries are {rows.shape[1]} wide and {self.folder} {self.width}: they must come "
+                "from the model that the index was made with"
+            )
+        if k < 1:
+            raise UserError(f"the number of pictures to find is {k}: use 1 or more")
+        return rows
+
+    def vectors(self, index: Int[np.ndarray, "k"]) -> Float32[np.ndarray, "k e"]:
+        """The stored vectors of these rows."""
+        numbers = np.searchsorted(self._first, index, side="right") - 1
+        found = np.empty((len(index), self.width), np.float32)
+        for place, (number, row) in enumerate(zip(numbers, index, strict=True)):
+            self._verify(int(number))
+            found[place] = self._mapped[number][row - self._first[number]]
+        return found
+
+    def rows(self, index: Sequence[int] | Int[np.ndarray, "k"]) -> list[Row]:
         """What is known of these rows."""
         return [self._row(int(i)) for i in index]
+
+    def where(self, condition: str) -> Bool[np.ndarray, "n"]:
+        """A mask for `search`: the rows that pass a condition of the grammar in `where.py`."""
+        return parse_condition(condition).mask(self._column)
+
+    def _read_column(self, name: str) -> pa.Array:
+        """Of all rows; it stays in memory."""
+        stored = COLUMNS.get(name, name)
+        for number in range(len(self.facts.parts)):
+            self._verify(number)
+        parts = [part_columns(self.folder, part, [stored])[0] for part in self.facts.parts]
+        return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
 
     def _row(self, index: int) -> Row:
         if not 0 <= index < len(self):
@@ -126,8 +160,9 @@ class Index:
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         if number not in self._rows:
             self._verify(number)
-            self._rows[number] = part_rows(self.folder, self.facts.parts[number])
-        return self._rows[number][index - int(self._first[number])]
+            part = self.facts.parts[number]
+            self._rows[number] = part_columns(self.folder, part, ROW_COLUMNS)
+        return row_at(self._rows[number], index - int(self._first[number]))
 
     def _search_tile(
         self,
@@ -142,6 +177,8 @@ class Index:
         score = jnp.full((size, sought), -jnp.inf, jnp.float32)
         for block in self._blocks():
             looked_at = _looked_at(block, keep)
+            if looked_at is not None and not looked_at.any():
+                continue
             place = block.first, block.used
             index, score = _scan(query, block.vectors, *place, looked_at, index, score, sought)
         used = len(rows)

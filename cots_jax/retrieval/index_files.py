@@ -3,7 +3,8 @@
 
     img_emb/img_emb_N.npy          [rows, e] unit vectors of the pictures
     text_emb/text_emb_N.npy        [rows, e] of their first captions, where there are captions
-    metadata/metadata_N.parquet    a row a picture: image_path, caption, captions, stamp, digest
+    metadata/metadata_N.parquet    a row a picture: image_path, caption, captions, stamp, digest,
+                                   source, and of a piece of a video its start and end
     index.json                     the parts that count, with a digest of every file
 
 A part's metadata is written last and says which files belong to it and who made them, so that a
@@ -32,6 +33,7 @@ FORMAT = 1
 INDEX_FILE = "index.json"
 IMAGES, TEXTS, METADATA = "img_emb", "text_emb", "metadata"
 KINDS = {IMAGES: ".npy", TEXTS: ".npy", METADATA: ".parquet"}
+ROW_COLUMNS = ("image_path", "captions", "stamp", "digest", "source", "start", "end")
 _FACTS = b"cots_jax"  # the key of a part's facts within its parquet file
 _SCHEMA = pa.schema(
     [
@@ -40,6 +42,9 @@ _SCHEMA = pa.schema(
         ("captions", pa.list_(pa.string())),
         ("stamp", pa.string()),
         ("digest", pa.string()),
+        ("source", pa.string()),
+        ("start", pa.float64()),  # seconds; of videos only
+        ("end", pa.float64()),
     ]
 )
 
@@ -53,12 +58,15 @@ class Storage(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of a picture beside its vector."""
+    """What is known of a picture, or of a piece of a video, beside its vector."""
 
     name: str  # below the source
-    captions: tuple[str, ...]
-    stamp: str  # equal stamps: the picture was not touched
-    digest: str  # SHA-256 of its content
+    captions: tuple[str, ...] = ()
+    stamp: str = ""  # equal stamps: the file was not touched
+    digest: str = ""  # SHA-256 of its content
+    source: str = ""  # where a prepared record came from
+    start: float | None = None  # seconds
+    end: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +148,7 @@ def read_facts(folder: Path) -> Facts:
 
 
 def write_facts(folder: Path, facts: Facts) -> None:
-    """Replaces `index.json` at once."""
+    """Replaces `index.json` at once; when this returns, it has come to the disk."""
     content = {
         "format": FORMAT,
         "count": facts.rows,
@@ -153,6 +161,7 @@ def write_facts(folder: Path, facts: Facts) -> None:
         "parts": [dataclasses.asdict(part) for part in facts.parts],
     }
     write_whole(folder / INDEX_FILE, json.dumps(content, indent=1) + "\n")
+    manifest.sync(folder)
 
 
 def write_part(
@@ -169,6 +178,7 @@ def write_part(
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, matrix)
         manifest.sync(path)
+        manifest.sync(path.parent)
         files[kind] = _facts_of(path)
     captions = [list(row.captions) for row in rows]
     columns = {
@@ -177,6 +187,9 @@ def write_part(
         "captions": captions,
         "stamp": [row.stamp for row in rows],
         "digest": [row.digest for row in rows],
+        "source": [row.source or None for row in rows],
+        "start": [row.start for row in rows],
+        "end": [row.end for row in rows],
     }
     described = {kind: dataclasses.asdict(facts) for kind, facts in files.items()}
     said = json.dumps({"made_by": made_by, "files": described})
@@ -250,14 +263,40 @@ def remove_part(folder: Path, number: int) -> None:
 
 def part_rows(folder: Path, part: Part) -> list[Row]:
     """What a part knows of its pictures."""
+    columns = [column.to_pylist() for column in part_columns(folder, part, ROW_COLUMNS)]
+    return [_row(*values) for values in zip(*columns, strict=True)]
+
+
+def row_at(columns: Sequence[pa.Array], place: int) -> Row:
+    """One row of the ROW_COLUMNS of a part."""
+    return _row(*(column[place].as_py() for column in columns))
+
+
+def _row(
+    name: str,
+    captions: Sequence[str],
+    stamp: str,
+    digest: str,
+    source: str | None,
+    start: float | None,
+    end: float | None,
+) -> Row:
+    return Row(name, tuple(captions), stamp, digest, source or "", start, end)
+
+
+def part_columns(folder: Path, part: Part, names: Sequence[str]) -> list[pa.Array]:
+    """Columns of a part's metadata; nulls where the part is older than a column."""
     path = part_file(folder, METADATA, part.number)
-    names = ("image_path", "captions", "stamp", "digest")
     try:
         table = pq.read_table(path, columns=list(names), partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise damage(folder, f"{path} cannot be read ({error})") from error
-    columns = [table[name].to_pylist() for name in names]
-    return [Row(name, tuple(texts), s, d) for name, texts, s, d in zip(*columns, strict=True)]
+    return [
+        table[name].combine_chunks()
+        if name in table.column_names
+        else pa.nulls(part.rows, _SCHEMA.field(name).type)
+        for name in names
+    ]
 
 
 def part_vectors(folder: Path, part: Part, kind: str) -> Float[np.ndarray, "n e"]:

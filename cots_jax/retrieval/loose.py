@@ -15,11 +15,12 @@ T = TypeVar("T")
 
 
 def picture_batches(
-    images: Iterable[UInt8[np.ndarray, "s s 3"]], batch: int
+    images: Iterable[UInt8[np.ndarray, "t s s 3"]], batch: int
 ) -> Iterator[ImageBatch]:
-    """Decoded pictures in their order; the last batch is padded with its first row at weight 0."""
+    """Decoded pictures (t = 1) or videos of t frames each, in their order; the last batch is padded
+    with its first row at weight 0."""
     for rows in _chunks(images, batch):
-        image = _padded(np.stack(rows)[:, None], batch)
+        image = _padded(np.stack(rows), batch)
         yield ImageBatch(image, _nobodys(batch), _weights(len(rows), batch))
 
 

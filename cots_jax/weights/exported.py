@@ -41,6 +41,11 @@ class ExportedFolder:
     facts: dict[str, Any]
     identity: dict[str, Any]
 
+    @property
+    def folder(self) -> Path:
+        """That which `--model` names."""
+        return self.path.resolve()
+
     def towers(self, which: Towers) -> Params:
         """{"image", "text"} as NumPy. Raises UserError where others were exported."""
         held = self.facts["config"]["evaluation_towers"]

@@ -22,6 +22,11 @@ class TrainedFolder:
     facts: dict[str, Any]
 
     @property
+    def folder(self) -> Path:
+        """That which `--model` names."""
+        return self.path.resolve().parents[1]
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What tells this checkpoint from any other, in JSON."""
         manifested = (self.path / manifest.NAME).read_bytes()

@@ -54,7 +54,7 @@ class Stub:
         self.embedded += len(images)
         if self.fail_after is not None and self.embedded > self.fail_after:
             raise KeyboardInterrupt
-        return _unit([image.reshape(4, -1, 3).mean(1).ravel() + 1 for image in images])
+        return _unit([image[0].reshape(4, -1, 3).mean(1).ravel() + 1 for image in images])
 
     def _texts(self, texts: Sequence[str]) -> np.ndarray:
         return _unit([np.random.default_rng(list(t.encode())).standard_normal(12) for t in texts])

@@ -178,14 +178,14 @@ class TestDamage:
 
     @pytest.mark.parametrize("name", ["film.mkv", "film.avi"])
     def test_up_to_a_twentieth_of_the_frames_may_be_lost(self, films, name):
-        whole = video._decoded
+        whole = video.whole_frames
 
         def losing(numbers):
             def decoded(av, packet):
                 kept = [frame for frame in whole(av, packet) if number_in(frame) not in numbers]
                 return iter(kept)
 
-            return mock.patch.object(video, "_decoded", decoded)
+            return mock.patch.object(video, "whole_frames", decoded)
 
         def number_in(frame):
             return round(frame.time * 25)
@@ -207,7 +207,7 @@ class TestDamage:
         assert fault_of(with_cover) == "video_without_pictures"
 
     def test_a_film_without_a_frame(self, films, tmp_path):
-        with mock.patch.object(video, "_decoded", return_value=iter(())):
+        with mock.patch.object(video, "whole_frames", return_value=iter(())):
             assert fault_of(films["film.mkv"]) == "video_no_frames"
 
     @pytest.mark.parametrize(

@@ -125,10 +125,10 @@ class _Walked:
 def _expected(av: Any, path: pathlib.Path) -> int:
     """How many frames the container says there are, or how many packets it has."""
     with av.open(str(path), options=OPTIONS) as container:
-        stream = _stream(container)
+        stream = picture_stream(container)
         if stream.frames:
             return stream.frames
-        return sum(1 for packet in _packets(container, stream) if packet.size)
+        return sum(1 for packet in packets_of(container, stream) if packet.size)
 
 
 def _walk(av: Any, video: VideoFile, count: int, longest_side: int) -> _Walked:
@@ -136,26 +136,26 @@ def _walk(av: Any, video: VideoFile, count: int, longest_side: int) -> _Walked:
     wanted = set(middle_frames(count, min(count, video.frames)).tolist()) if count else set()
     found, end = _Walked(), 0.0
     with av.open(str(video.path), options=OPTIONS) as container:
-        stream = _stream(container)
-        for packet in _packets(container, stream):
+        stream = picture_stream(container)
+        for packet in packets_of(container, stream):
             found.packets += packet.size > 0
-            for frame in _decoded(av, packet):
+            for frame in whole_frames(av, packet):
                 if frame.width * frame.height > MAX_PIXELS:
                     raise PictureError("video_too_large")
                 if found.frames in wanted:
-                    found.jpegs.append(_jpeg(frame, stream, longest_side))
+                    found.jpegs.append(frame_jpeg(frame, stream, longest_side))
                 end = max(end, frame.time or 0.0)
                 found.frames += 1
                 if found.frames > MAX_FRAMES:
                     raise PictureError("video_too_long")
         # one frame is shown for the time since the one before
-        shown = end - _seconds(stream.start_time, stream.time_base)
+        shown = end - seconds_of(stream.start_time, stream.time_base)
         shown *= found.frames / max(1, found.frames - 1)
         found.ends_early = not stream.frames and shown < (1 - 2 * MOST_LOST) * _said(stream)
     return found
 
 
-def _stream(container: Any) -> Any:
+def picture_stream(container: Any) -> Any:
     """The first stream of moving pictures; a cover of a sound file is none."""
     for stream in container.streams.video:
         if not stream.disposition & type(stream.disposition).attached_pic:
@@ -167,7 +167,7 @@ def _stream(container: Any) -> Any:
     raise PictureError("video_without_pictures")
 
 
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
     """All packets as far as the file can be read, and the empty one that ends them."""
     try:
         yield from container.demux(stream)
@@ -175,7 +175,7 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
         return
 
 
-def _decoded(av: Any, packet: Any) -> Iterator[Any]:
+def whole_frames(av: Any, packet: Any) -> Iterator[Any]:
     """The whole frames that a packet completes; none where it is damaged."""
     if packet.is_corrupt:
         return
@@ -193,7 +193,7 @@ def _errors() -> type[Exception]:
 def _said(stream: Any) -> float:
     """Seconds that the container speaks of; 0 where it does not."""
     if stream.duration:
-        return _seconds(stream.duration, stream.time_base)
+        return seconds_of(stream.duration, stream.time_base)
     tag = DURATION.fullmatch(stream.metadata.get("DURATION", ""))  # Matroska: of each stream
     if tag:
         hours, minutes, seconds = map(float, tag.groups())
@@ -201,11 +201,13 @@ def _said(stream: Any) -> float:
     return (stream.container.duration or 0) / 1e6
 
 
-def _seconds(stamp: int | None, base: Any) -> float:
+def seconds_of(stamp: int | None, base: Any) -> float:
+    """A time of a stream; 0 where there is none."""
     return float(stamp * base) if stamp is not None and base is not None else 0.0
 
 
-def _jpeg(frame: Any, stream: Any, longest_side: int) -> bytes:
+def frame_jpeg(frame: Any, stream: Any, longest_side: int) -> bytes:
+    """A decoded frame upright, RGB, with square pixels."""
     rgb = frame.reformat(format="rgb24", threads=1).to_ndarray()
     picture = Image.fromarray(np.ascontiguousarray(rgb))
     picture = _square_pixels(picture, stream.sample_aspect_ratio)
