@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
+from cots_jax.meeting.ending import run_door
 from cots_jax.offline.flags import parse_flags
 from cots_jax.offline.folder import Evaluation, Request, evaluate_embeddings, evaluate_folder
 from cots_jax.processes import is_first, join_processes
@@ -52,4 +53,4 @@ def _evaluate(flags: argparse.Namespace) -> Evaluation:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_door(main, sys.argv[1:])

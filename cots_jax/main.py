@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cots_jax.arguments import WrongUseError, parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
+from cots_jax.meeting.ending import run_door
 from cots_jax.processes import join_processes
 from cots_jax.train.loop import train
 
@@ -19,7 +20,8 @@ USAGE = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 done, 1 failed, 2 wrong use, 75 stopped by SIGTERM: start again."""
+    """Exit status: 0 done, 1 failed, 2 wrong use, 75 stopped by SIGTERM or by
+    the loss of another process: start again."""
     try:
         join_processes()
         arguments = parse_arguments(argv, USAGE)
@@ -35,4 +37,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_door(main, sys.argv[1:])
