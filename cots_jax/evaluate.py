@@ -20,7 +20,7 @@ from cots_jax.retrieval.embeddings_io import load_embeddings
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 done, 1 failed with one line of reason, 2 wrong use."""
+    """Exit status: 0 done, 1 failed with one line of reason, 2 wrong use, 75 a process lost."""
     flags = parse_flags(argv, __doc__)
     try:
         join_processes()
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         found = _evaluate(flags)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.status
     if is_first():
         _say(found, flags.json)
     return 0

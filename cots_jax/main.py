@@ -20,8 +20,7 @@ USAGE = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 done, 1 failed, 2 wrong use, 75 stopped by SIGTERM or by
-    the loss of another process: start again."""
+    """Exit status: 0 done, 1 failed, 2 wrong use, 75 start again (SIGTERM, a process lost)."""
     try:
         join_processes()
         arguments = parse_arguments(argv, USAGE)
@@ -32,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.status
     return 75 if outcome.preempted else 0
 
 

@@ -13,15 +13,23 @@ from cots_jax.errors import UserError
 from cots_jax.meeting.places import ADDRESS, COUNT, INDEX, Place
 
 HELLO, COME = "cots_jax", "come"
+AGAIN = 75  # exit status: worth starting again
 PAUSE = 0.5  # seconds between two tries
 MOMENT = 5.0  # seconds for a guest to say who it is, and for an answer to arrive
 LONGEST = 500  # characters of a line
 
 
+class AbsentError(UserError):
+    """Not all have come in time, which the next try may mend: machines start when they can."""
+
+    status = AGAIN
+
+
 def call_roll(place: Place, seconds: float | int) -> None:
     """Returns once all processes are there, at most `seconds` after the first began to wait.
 
-    Raises UserError, in all that are there, that says who is missing or what they disagree on.
+    Raises UserError, in all that are there: AbsentError that says who is missing, or another that
+    says what they disagree on.
     """
     if place.index:
         _answer(place, seconds)
@@ -33,13 +41,14 @@ def _call(place: Place, seconds: float | int) -> None:
     """The first process: hears the others, then tells all of them the same."""
     deadline = time.monotonic() + seconds
     guests: dict[int, socket.socket] = {}
-    fault = ""
+    fault, kind = "", UserError
     with _listen(place) as door:
         while len(guests) < place.count - 1 and not fault:
             door.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 guest, _ = door.accept()
             except TimeoutError:
+                kind = AbsentError
                 missing = [str(one) for one in range(1, place.count) if one not in guests]
                 fault = (
                     f"{len(missing)} of {place.count} processes did not come to {place.address} "
@@ -54,9 +63,9 @@ def _call(place: Place, seconds: float | int) -> None:
             fault = _fault_of(said, place, guests)
             guests[-1 if fault else said.index] = guest
     for guest in guests.values():
-        _tell(guest, fault or COME)
+        _tell(guest, f"{kind.status} {fault}" if fault else COME)
     if fault:
-        raise UserError(fault)
+        raise kind(fault)
 
 
 def _listen(place: Place) -> socket.socket:
@@ -111,11 +120,13 @@ def _answer(place: Place, seconds: float | int) -> None:
         else:
             if said == COME:
                 return
-            if said.startswith(f"{HELLO}: "):
-                raise UserError(said.removeprefix(f"{HELLO}: "))
+            word, _, fault = said.partition(" ")
+            if word == HELLO:
+                status, _, why = fault.partition(" ")
+                raise (AbsentError if status == str(AGAIN) else UserError)(why)
             trouble = "something answers that is no process of ours"
         time.sleep(PAUSE)
-    raise UserError(
+    raise AbsentError(
         f"{place}, did not find process 0 at {place.address} within {seconds:g} s ({trouble}): see "
         "its log, and whether this host reaches that one"
     )
@@ -125,7 +136,7 @@ def _tell(guest: socket.socket, word: str) -> None:
     with guest:
         try:
             guest.settimeout(MOMENT)
-            guest.sendall(f"{word if word == COME else f'{HELLO}: {word}'}\n".encode())
+            guest.sendall(f"{word if word == COME else f'{HELLO} {word}'}\n".encode())
         except OSError:
             return  # it is gone; JAX's own meeting waits for it and says so
 

@@ -28,7 +28,7 @@ def meet(port: int, *who: tuple[int, int], seconds: float = LONG, host: str = "l
         try:
             return call_roll(Place(index, count, "a test", f"{host}:{port}"), seconds)
         except UserError as error:
-            return str(error)
+            return f"{error.status}: {error}"
 
     with concurrent.futures.ThreadPoolExecutor(len(who)) as pool:
         return [future.result() for future in [pool.submit(one, *given) for given in who]]
@@ -46,7 +46,7 @@ def test_an_address_of_numbers(port):
 def test_another_count_is_told_to_all(port):
     said = meet(port, (0, 2), (1, 3))
     assert said[0] == said[1]
-    assert "process 1 believes in 3 processes, process 0 in 2" in said[0]
+    assert said[0].startswith("1: process 1 believes in 3 processes, process 0 in 2")
 
 
 def test_one_index_twice_is_told_to_all(port):
@@ -58,13 +58,15 @@ def test_one_index_twice_is_told_to_all(port):
 def test_who_is_missing_is_told_to_those_that_came(port):
     first, second = meet(port, (0, 4), (2, 4), seconds=2.5)
     assert first == second
-    assert "2 of 4 processes did not come" in first
+    assert first.startswith("75: 2 of 4 processes did not come")
     assert "(of index 1, 3)" in first
 
 
 def test_nobody_is_there(port):
     (said,) = meet(port, (1, 2), seconds=0.1)
-    assert f"process 1 of 2, by a test, did not find process 0 at localhost:{port}" in said
+    assert said.startswith(
+        f"75: process 1 of 2, by a test, did not find process 0 at localhost:{port}"
+    )
     assert "Connection refused" in said
 
 
