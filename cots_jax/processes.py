@@ -80,8 +80,10 @@ def _join_tpu_hosts(patience: dict[str, int]) -> None:
         jax.distributed.initialize(
             initialization_timeout=patience[JOIN], heartbeat_timeout_seconds=patience[HEARTBEAT]
         )
-    except ValueError:  # it finds no other host
-        return
+    except ValueError as error:
+        if "should be defined" not in str(error):
+            raise
+        return  # TPU chips of no cloud: it finds nothing that names other hosts
     print(f"process {jax.process_index()} of {jax.process_count()}, by Cloud TPU", file=sys.stderr)
 
 

@@ -65,7 +65,7 @@ def submit(cluster: pathlib.Path, *command: str, **told: str) -> Said:
     done = subprocess.run(
         [SCRIPT, *command],
         cwd=cluster,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(PROJECT), "TMPDIR": "/tmp", **told},
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(PROJECT), **told},
         capture_output=True,
         text=True,
         timeout=300,
