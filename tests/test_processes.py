@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from cots_jax.errors import UserError
 from cots_jax.meeting.places import ADDRESS, COUNT, INDEX
 from cots_jax.processes import (
+    HEARTBEAT,
+    JOIN,
     WHOLE,
     Share,
     add_up,
