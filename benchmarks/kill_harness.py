@@ -31,8 +31,8 @@ import jax
 import numpy as np
 
 from cots_jax import checkpoint
+from cots_jax.meeting.places import ADDRESS, COUNT, INDEX
 from cots_jax.pretrained import CHECKPOINTS
-from cots_jax.processes import ADDRESS, COUNT, INDEX
 from cots_jax.train.logging import TIMES
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
+from cots_jax.meeting.ending import run_door
 from cots_jax.offline.flags import parse_flags
 from cots_jax.offline.folder import Evaluation, Request, evaluate_embeddings, evaluate_folder
 from cots_jax.processes import is_first, join_processes
@@ -19,7 +20,7 @@ from cots_jax.retrieval.embeddings_io import load_embeddings
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 done, 1 failed with one line of reason, 2 wrong use."""
+    """Exit status: 0 done, 1 failed with one line of reason, 2 wrong use, 75 a process lost."""
     flags = parse_flags(argv, __doc__)
     try:
         join_processes()
@@ -27,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         found = _evaluate(flags)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.status
     if is_first():
         _say(found, flags.json)
     return 0
@@ -52,4 +53,4 @@ def _evaluate(flags: argparse.Namespace) -> Evaluation:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_door(main, sys.argv[1:])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cots_jax.arguments import WrongUseError, parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
+from cots_jax.meeting.ending import run_door
 from cots_jax.processes import join_processes
 from cots_jax.train.loop import train
 from cots_jax.train.replay import replay, step_of
@@ -25,7 +26,7 @@ USAGE = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 done, 1 failed, 2 wrong use, 75 stopped by SIGTERM: start again."""
+    """Exit status: 0 done, 1 failed, 2 wrong use, 75 start again (SIGTERM, a process lost)."""
     try:
         join_processes()
         arguments = parse_arguments(argv, USAGE)
@@ -42,9 +43,9 @@ def main(argv: Sequence[str]) -> int:
         return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.status
     return 75 if outcome.preempted else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_door(main, sys.argv[1:])

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes that work on one thing: how they meet, share work and exchange results.
 
-A process is told where it belongs by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-JAX_PROCESS_ID; without them it is alone.
+A process is told where it belongs by its launcher (cots_jax/meeting/places.py); else it is alone.
 """
 
 import contextlib
@@ -20,9 +19,12 @@ from jax.experimental import multihost_utils
 from jaxtyping import Int32, Shaped
 
 from cots_jax.errors import UserError
+from cots_jax.meeting.places import find_place, may_be_tpu_pod
+from cots_jax.meeting.roll_call import call_roll
 
 T = TypeVar("T")
-ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+JOIN, HEARTBEAT = "COTS_JAX_JOIN_TIMEOUT", "COTS_JAX_HEARTBEAT_TIMEOUT"
+TIMEOUTS = {JOIN: 300, HEARTBEAT: 60}  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,26 +46,52 @@ WHOLE = Share()
 
 
 def join_processes() -> None:
-    """Meets the other processes, where the environment names any.
+    """Meets the other processes, where the environment names any, and says so.
 
-    To be called before anything else of JAX. Raises UserError where what it says is not whole.
+    To be called before anything else of JAX. Raises UserError where what the environment says is
+    not whole, or where they do not all come.
     """
-    told = {name: os.environ.get(name, "") for name in (ADDRESS, COUNT, INDEX)}
-    if not (told[COUNT] or told[INDEX]):
-        return
-    if not all(told.values()):
-        missing = ", ".join(name for name, value in told.items() if not value)
-        raise UserError(f"several processes need {', '.join(told)}: {missing} is not set")
-    try:
-        count, index = int(told[COUNT]), int(told[INDEX])
-    except ValueError:
-        raise UserError(f"{COUNT} and {INDEX} are whole numbers") from None
-    if not 0 <= index < count:
-        raise UserError(f"{INDEX}={index} with {COUNT}={count}: processes count from 0")
+    place = find_place(os.environ)
+    # Read before anything is there to wait for.
+    patience = {name: _seconds(name, default) for name, default in TIMEOUTS.items()}
     if jax.distributed.is_initialized():  # by whoever called us
         return
+    if place is None:
+        if may_be_tpu_pod(os.environ):
+            _join_tpu_hosts(patience)
+        return
+    print(f"{place}, meeting at {place.address}", file=sys.stderr, flush=True)
+    call_roll(place, patience[JOIN])
     _keep_standard_output_ours()
-    jax.distributed.initialize(told[ADDRESS], count, index, cluster_detection_method="deactivate")
+    jax.distributed.initialize(
+        place.address,
+        place.count,
+        place.index,
+        local_device_ids=place.devices or None,
+        cluster_detection_method="deactivate",
+        initialization_timeout=patience[JOIN],
+        heartbeat_timeout_seconds=patience[HEARTBEAT],
+    )
+
+
+def _join_tpu_hosts(patience: dict[str, int]) -> None:
+    """The hosts of a TPU know each other by its metadata, which JAX reads."""
+    try:
+        jax.distributed.initialize(
+            initialization_timeout=patience[JOIN], heartbeat_timeout_seconds=patience[HEARTBEAT]
+        )
+    except ValueError as error:
+        if "should be defined" not in str(error):
+            raise
+        return  # TPU chips of no cloud: it finds nothing that names other hosts
+    print(f"process {jax.process_index()} of {jax.process_count()}, by Cloud TPU", file=sys.stderr)
+
+
+def _seconds(name: str, default: int) -> int:
+    told = os.environ.get(name) or str(default)
+    if not told.isdecimal() or int(told) == 0:
+        raise UserError(f"{name}={told}: it is a whole number of seconds, {default} where not set")
+    return int(told)
 
 
 def _keep_standard_output_ours() -> None:

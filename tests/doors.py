@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from unittest import mock
 
 from cots_jax import evaluate, export, main, prepare, search
-from cots_jax.processes import ADDRESS, COUNT, INDEX
+from cots_jax.meeting.places import ADDRESS, COUNT, INDEX
 
 PROJECT = pathlib.Path(main.__file__).parents[1]
 

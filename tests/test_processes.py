@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cots_jax.errors import UserError
+from cots_jax.meeting.places import ADDRESS, COUNT, INDEX
 from cots_jax.processes import (
-    ADDRESS,
-    COUNT,
-    INDEX,
+    HEARTBEAT,
+    JOIN,
     WHOLE,
     Share,
     add_up,
@@ -60,21 +60,11 @@ def test_wide_rows_are_refused_and_not_cut():
         gather_rows(np.zeros(3), Share(0, 2))
 
 
-@pytest.mark.parametrize(
-    ("told", "said"),
-    [
-        ({COUNT: "2"}, "several processes need"),
-        ({COUNT: "2", INDEX: "0"}, f"{ADDRESS} is not set"),
-        ({ADDRESS: "localhost:1", COUNT: "two", INDEX: "0"}, "whole numbers"),
-        ({ADDRESS: "localhost:1", COUNT: "2", INDEX: "2"}, "count from 0"),
-    ],
-)
-def test_half_an_environment_is_an_error(monkeypatch, told, said):
-    for name in (ADDRESS, COUNT, INDEX):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize("name", [JOIN, HEARTBEAT])
+@pytest.mark.parametrize("told", ["soon", "0", "-5", "1.5"])
+def test_a_time_that_is_none_is_an_error(monkeypatch, name, told):
+    monkeypatch.setenv(name, told)
+    with pytest.raises(UserError, match=f"{name}={told}: it is a whole number of seconds"):
         join_processes()
 
 

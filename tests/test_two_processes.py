@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training in two real processes: the numbers of one, one stop for both, one refusal for both."""
+"""Training in two real processes: the numbers of one, one stop for both, one refusal for both.
+
+And one that is killed: the other ends with a word, and the local launcher starts both again.
+"""
 
 import json
+import os
 import pathlib
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from doors import both_said, run_apart, start_two
+from doors import PROJECT, both_said, run_apart, start_two
 from tiny_world import CONFIG, prepare_tiny
 
 from cots_jax import checkpoint
@@ -34,20 +41,20 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     said = prepare_tiny(folder)
     assert said.status == 0, said.err
-    said = run_apart(folder, [*python(), *MAIN, "--workdir=runs/one"])
+    said = run_apart(folder, [sys.executable, *MAIN, "--workdir=runs/one"])
     assert said.status == 0, said.err
     return folder
-
-
-def python():
-    import sys
-
-    return [sys.executable]
 
 
 def rows(run: pathlib.Path) -> list[dict]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def wait_for_steps(run: pathlib.Path, steps: int, running: Sequence[subprocess.Popen]) -> None:
+    while not (run / "metrics.jsonl").exists() or len(rows(run)) < steps:
+        assert all(process.poll() is None for process in running), both_said(running)
+        time.sleep(0.05)
 
 
 def assert_same_numbers(run: pathlib.Path, other: pathlib.Path) -> None:
@@ -84,14 +91,12 @@ def test_a_signal_to_one_stops_both_and_one_process_goes_on(root):
     run = root / "runs/stopped"
     command = (*MAIN, "--workdir=runs/stopped", "--config.evaluate_every=100 steps")
     running = start_two(root, command)
-    while not (run / "metrics.jsonl").exists() or not rows(run):
-        assert all(process.poll() is None for process in running), both_said(running)
-        time.sleep(0.05)
+    wait_for_steps(run, 1, running)
     running[1].send_signal(signal.SIGTERM)
     first, second = both_said(running)
     step = checkpoint.latest(run / checkpoint.FOLDER).step
     assert (first.status, second.status) == ((75, 75) if step < 12 else (0, 0)), first.err
-    said = run_apart(root, [*python(), *command])
+    said = run_apart(root, [sys.executable, *command])
     assert said.status == 0, said.err
     losses = [row["loss"] for row in rows(run) if "loss" in row]
     assert losses == pytest.approx(
@@ -114,3 +119,41 @@ def test_processes_with_different_configs_are_refused(root):
         assert said.status == 1
         assert "the processes disagree on the config (hashes " in said.err
     assert not (root / "runs/differ").exists()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_where_one_is_killed_the_other_ends_with_a_word(root, victim):
+    run = f"runs/killed{victim}"
+    running = start_two(root, (*MAIN, "--config.duration=1000 steps", f"--workdir={run}"))
+    wait_for_steps(root / run, 2, running)
+    running[victim].kill()
+    other = both_said(running, timeout=90)[1 - victim]
+    if victim == 1:
+        assert other.status == 75, other.err
+        assert "error: process 0 of 2 has lost another one, or the network to it (" in other.err
+    else:  # JAX may be first to find out where the process that it meets at is gone
+        assert other.status in (75, -signal.SIGABRT), other.err
+        assert "another task died" in other.err or "has lost another one" in other.err
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_local_launcher_starts_both_again(root, victim):
+    run = root / f"runs/again{victim}"
+    launcher = [sys.executable, str(PROJECT / "launch/local.py"), "--processes=2", "--pause=0.1"]
+    training = [sys.executable, *MAIN, f"--workdir={run}", "--config.checkpoint_every=3 steps"]
+    with subprocess.Popen(
+        [*launcher, "--", *training],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        wait_for_steps(run, 4, [running])
+        task = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        os.kill(int(task.read_text().split()[victim]), signal.SIGKILL)
+        (said,) = both_said([running])
+    assert said.status == 0, said.err
+    assert "launch: starting again in 0.1 s, 1 of 10" in said.err
+    assert "[0] tiny: resuming at step " in said.err
+    assert_same_numbers(run, root / "runs/one")
