@@ -44,8 +44,7 @@ def _begin(out: Path) -> None:
     used = any(out.iterdir())  # looked at first: whoever begins puts the mark before all else
     if used and not ((out / INDEX_FILE).exists() or (out / LOCK_FILE).exists()):
         raise UserError(f"{out} holds other files: choose another --out")
-    if not (out / LOCK_FILE).exists():
-        (out / LOCK_FILE).touch()
+    (out / LOCK_FILE).open("a").close()
 
 
 def _refused(out: Path, error: OSError) -> UserError:

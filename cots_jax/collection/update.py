@@ -135,8 +135,9 @@ def _update(out: Path, before: Facts | None, source: Source, maker: Maker, size:
         write_skipped(out, skipped)
     counts = dict(Counter(one.reason for one in skipped))
     if not final and source.task is None:
+        what = "video" if source.location["kind"] == VIDEOS else "picture"
         place = _place(source.location)
-        raise UserError(f"nothing of {place} can be used: {in_words(counts)}")
+        raise UserError(f"no {what} of {place} can be used: {in_words(counts)}")
     facts = _facts(out, source, maker, final, counts)
     if facts != before:
         write_facts(out, facts)

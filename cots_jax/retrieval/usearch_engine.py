@@ -15,6 +15,9 @@ from cots_jax.retrieval.engine import NONE, part_keys, part_of
 
 INSTALL = "pip install 'cots_jax[search]'"
 CONNECTIVITY, EXPANSION_ADD = 32, 128  # neighbours of a vector, and those looked at to find them
+# The first of a graph come one by one: threads that begin together do not see each other's, and
+# leave some of them where no search comes by
+ALONE = 2048
 DIGEST = 16  # hexadecimal digits of the file's SHA-256 in its name
 
 
@@ -42,7 +45,10 @@ class UsearchEngine:
 
     def put(self, part: int, vectors: Float[np.ndarray, "n e"]) -> None:
         """Takes the vectors of a part."""
-        self._graph.add(part_keys(part, len(vectors)).astype(np.uint64), np.float32(vectors))
+        keys = part_keys(part, len(vectors)).astype(np.uint64)
+        alone = max(0, ALONE - len(self._graph))
+        self._graph.add(keys[:alone], np.float32(vectors[:alone]), threads=1)
+        self._graph.add(keys[alone:], np.float32(vectors[alone:]))
 
     def drop(self, part: int) -> None:
         """Forgets those of a part, where it has any."""
