@@ -28,7 +28,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def write_run(
-    folder: pathlib.Path, model: str = "tiny-16", words: Tokenizer = WORDS, **keys: object
+    folder: pathlib.Path,
+    model: str = "tiny-16",
+    words: Tokenizer = WORDS,
+    trained_on: str = "data/own#train (0123456789ab)",
+    **keys: object,
 ) -> pathlib.Path:
     """`folder` with one checkpoint, whose online and momentum towers differ.
 
@@ -57,7 +61,7 @@ def write_run(
         "codes": 0,
         "heads": [],
         "preprocessing": {"size": vision.image_size, "mean": vision.mean, "std": vision.std},
-        "lineage": ["data/own#train (0123456789ab)"],
+        "lineage": [trained_on],
         "fine_tuned_on": ["data/other#train (ba9876543210)"],
         "image_tokens": "",
     }
