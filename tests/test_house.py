@@ -36,6 +36,7 @@ FLOORS = {
     "image_tokenizer": 6,
     "arguments": 7,
     "offline": 8,
+    "serve": 8,
     "train": 8,
     **dict.fromkeys(DOORS, 9),
 }

@@ -93,7 +93,7 @@ def open_source(images: str, out: Path) -> Generator[Source]:
         location = {"kind": FOLDER, "path": str(root)}
         yield Source(location, lambda: _folder_entries(root, without))
     elif path.exists():
-        yield Source({"kind": TAR, "path": str(path.resolve())}, lambda: _tar_entries(path))
+        yield Source({"kind": TAR, "path": str(path.resolve())}, lambda: tar_entries(path))
     elif mark and folder and split:
         with open_split(folder, split) as opened:
             location = {"kind": SPLIT, "path": str(Path(folder).resolve()), "split": split}
@@ -116,12 +116,13 @@ def _folder_entries(root: Path, without: Path) -> Iterator[Entry | Skipped]:
         links = [name for name in below if (here / name).is_symlink()]  # not walked into
         for name in sorted([*links, *(name for name in files if name[0] != ".")]):
             path = here / name
-            yield _file_entry(path, path.relative_to(root).as_posix(), root)
+            yield file_entry(path, path.relative_to(root).as_posix(), root)
     for name in unreadable:
         yield Skipped(Path(name).relative_to(root).as_posix(), "folder_unreadable")
 
 
-def _file_entry(path: Path, name: str, root: Path) -> Entry | Skipped:
+def file_entry(path: Path, name: str, root: Path) -> Entry | Skipped:
+    """A file below a folder as it is now: a regular picture within it, or why not."""
     if not is_unicode(name):  # it could not stand in the metadata
         return Skipped(repr(name), "file_name_not_utf8")
     if not Path(os.path.realpath(path)).is_relative_to(root):
@@ -152,7 +153,7 @@ def _is_picture(name: str) -> bool:
     return name.rpartition(".")[2].lower() in PICTURES
 
 
-def _tar_entries(path: Path) -> Iterator[Entry | Skipped]:
+def tar_entries(path: Path) -> Iterator[Entry | Skipped]:
     """The members of a tar in its order; of two with one name the later counts, as in unpacking."""
     touched = path.stat().st_mtime_ns
     found: dict[str, Entry | Skipped] = {}
