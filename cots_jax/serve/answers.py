@@ -55,7 +55,7 @@ class Part(BaseModel):
 
 
 class Answer(BaseModel):
-    """A page of hits, best first; in stored order where nothing was asked."""
+    """A page of hits, best first; in a mixed order where nothing was asked."""
 
     hits: list[Hit]
     asked: list[Part]

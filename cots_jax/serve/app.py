@@ -112,7 +112,7 @@ def _add_search(app: FastAPI, service: Service, alike: float) -> None:
     @app.get("/api/search", responses=_FAILURES)
     async def search(asks: Annotated[Search, Query()]) -> answers.Answer:
         """Pictures by an expression, by a picture, by pictures of the index, or by all of these;
-        all pictures in stored order where nothing is asked."""
+        all pictures in a mixed order where nothing is asked."""
         question = wanted(asks, gallery, alike)
         found = await service.search(question)
         return answers.Answer(

@@ -41,7 +41,7 @@ class Wanted:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is looked for, so that all pictures are shown as they are stored."""
+        """Whether nothing is looked for, so that all pictures are shown."""
         return not (self.terms or self.picture is not None or self.like or self.unlike)
 
 
@@ -129,8 +129,7 @@ class Finder:
             return error
 
     def _browse(self, one: Wanted) -> Page:
-        mask = self.gallery.mask(one.filter)
-        rows = np.arange(len(self.gallery)) if mask is None else np.flatnonzero(mask)
+        rows = self.gallery.mixed(one.filter)
         start = one.page * SHOWN
         shown = tuple(Shown(int(row), None) for row in rows[start : start + SHOWN])
         return Page(shown, len(rows), 0, _more(one, len(rows) > start + SHOWN))

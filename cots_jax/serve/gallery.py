@@ -6,6 +6,7 @@ import bisect
 import dataclasses
 import functools
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -19,6 +20,8 @@ from cots_jax.retrieval.index_files import IMAGES, Row, part_vectors
 ID_BYTES = 9  # of a SHA-256: among a million names a chance of 1 in 10 billion that two agree
 ID_PATTERN = r"^[A-Za-z0-9_-]{12}$"
 MASKS = 8  # filters whose rows are remembered
+EXAMPLE = 14  # letters of a caption that is good to try
+GOLDEN = 0.618  # of a turn: steps of it spread evenly, wherever one stops
 FOLDERS = 12  # that the page offers
 
 
@@ -94,11 +97,22 @@ class Gallery:
         return dict(counts.most_common(FOLDERS)) if len(counts) > 1 else {}
 
     def examples(self, count: int) -> list[str]:
-        """Captions from all over the index, the shorter ones of their neighbourhoods."""
+        """Captions from all over the index, neither words nor tales where there is a choice."""
         captions = [row.captions[0] for row in self.rows if row.captions]
-        step = max(1, len(captions) // count) if captions else 1
+        step = max(1, len(captions) // count)
         spread = [captions[start : start + step] for start in range(0, len(captions), step)]
-        return list(dict.fromkeys(min(part, key=len) for part in spread))[:count]
+        fair = [min(part, key=lambda text: abs(len(text) - EXAMPLE)) for part in spread]
+        return list(dict.fromkeys(fair))[:count]
+
+    def mixed(self, filter: Filter) -> Int[np.ndarray, "m"]:
+        """The rows that pass, in an order in which neighbours are far from each other in the index,
+        the same every time."""
+        mask = self.mask(filter)
+        rows = np.arange(len(self)) if mask is None else np.flatnonzero(mask)
+        step = max(1, round(len(rows) * GOLDEN))
+        while math.gcd(step, max(1, len(rows))) > 1:
+            step += 1
+        return rows[np.arange(len(rows)) * step % max(1, len(rows))]
 
     def _make_mask(self, filter: Filter) -> Bool[np.ndarray, "n"]:
         mask = np.zeros(len(self), bool)
