@@ -3,9 +3,9 @@
 
 import contextlib
 import functools
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cots_jax.collection.sources import FOLDER, TAR, Entry, file_entry, tar_entries
 from cots_jax.data.prepare.pictures import PictureError
@@ -15,12 +15,8 @@ from cots_jax.errors import UserError
 GONE = "picture_gone"  # or changed beyond use
 
 
-class Originals(Protocol):
-    """Reads the bytes of a picture by its name in the index; PictureError where it is gone."""
-
-    def __call__(self, name: str, row: int) -> bytes:
-        """row: its place in the index, which saves a search where nothing has moved."""
-        ...
+# The bytes of a picture by its name and row in the index; PictureError where it is gone.
+Originals = Callable[[str, int], bytes]
 
 
 @contextlib.contextmanager

@@ -177,9 +177,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(PictureError)
     async def no_picture(request: Request, error: PictureError) -> Response:
         if request.method == "GET":
-            return refused(
-                404, f"the picture cannot be shown ({error}): bring the index up to date"
-            )
+            return refused(404, f"the picture cannot be shown ({error}): update the index")
         if str(error) == "picture_too_large":
             return refused(413, "the picture has too many pixels: send a smaller one")
         return refused(422, "this is no picture that can be read: send a JPEG, PNG, WebP or GIF")

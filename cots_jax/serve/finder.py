@@ -3,7 +3,7 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
@@ -11,7 +11,6 @@ from jaxtyping import Float32, Int, UInt8
 from cots_jax.collection.expression import Term
 from cots_jax.collection.query import weighted_sum
 from cots_jax.errors import UserError
-from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.candidates import TopCandidates
 from cots_jax.serve.gallery import NO_FILTER, Filter, Gallery
 from cots_jax.serve.limits import DEEPEST, SHOWN
@@ -65,23 +64,40 @@ class Page:
     more: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Embedder:
+    """A model as the service needs it: texts, and pictures of its size, to unit vectors.
+
+    Both take the rows that are embedded at once.
+    """
+
+    texts: Callable[[Sequence[str], int], Float32[np.ndarray, "n e"]]
+    images: Callable[[Sequence[UInt8[np.ndarray, "s s 3"]], int], Float32[np.ndarray, "n e"]]
+    size: int  # pixels a side
+
+
 class Finder:
     """A model with the gallery it has embedded. One thread at a time."""
 
-    def __init__(self, model: Pretrained, gallery: Gallery):
-        self.model, self.gallery = model, gallery
+    def __init__(self, embedder: Embedder, gallery: Gallery):
+        self._embedder, self.gallery = embedder, gallery
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the pictures to embed."""
+        return self._embedder.size
 
     def warm_up(self) -> None:
         """Compiles what requests need, and compares the digests of all vectors."""
         for batch in BATCHES:
-            self.model.encode_texts([""] * batch, batch)
+            self._embedder.texts([""] * batch, batch)
             self.embed([self._blank()] * batch)
             self.find([Wanted(like=(0,))] * batch)
         self.find([Wanted(like=(0,), filter=Filter(under=self.gallery.rows[0].name))])
 
     def embed(self, pictures: Sequence[UInt8[np.ndarray, "s s 3"]]) -> list[Vector]:
         """The unit vectors of decoded pictures."""
-        return list(self.model.encode_decoded(pictures, _batch(len(pictures))))
+        return list(self._embedder.images(pictures, _batch(len(pictures))))
 
     def find(self, wanted: Sequence[Wanted]) -> list[Page | UserError]:
         """A page for each question, or why there is none."""
@@ -107,7 +123,7 @@ class Finder:
         rows: list[Vector] = []
         for start in range(0, len(texts), BATCHES[-1]):
             chunk = texts[start : start + BATCHES[-1]]
-            rows.extend(self.model.encode_texts(chunk, _batch(len(chunk))))
+            rows.extend(self._embedder.texts(chunk, _batch(len(chunk))))
         known = dict(zip(texts, rows, strict=True))
         return [None if one.empty else self._vector(one, known) for one in wanted]
 
@@ -165,13 +181,14 @@ class Finder:
         if len(first) <= stop and depth < min(pictures, MOST):
             return None
         standing_out = fall_off(scores)
-        shown = [_shown(place, rows, scores, lead, standing_out) for place in first[start:stop]]
+        shown = [
+            _shown(place, rows, scores, lead, standing_out) for place in first[start:stop].tolist()
+        ]
         leading = int((first < standing_out).sum())
         return Page(tuple(shown), pictures, leading, _more(one, len(first) > stop))
 
     def _blank(self) -> UInt8[np.ndarray, "s s 3"]:
-        size = self.model.preprocessing.size
-        return np.zeros((size, size, 3), np.uint8)
+        return np.zeros((self.size, self.size, 3), np.uint8)
 
 
 def _shown(

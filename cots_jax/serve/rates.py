@@ -25,3 +25,6 @@ class Rates:
         if len(self._left) > ADDRESSES:
             self._left.popitem(last=False)  # the one that has been quiet the longest
         return 0.0 if enough else (cost - left) / self._rate
+
+    def __len__(self) -> int:
+        return len(self._left)

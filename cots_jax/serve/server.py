@@ -16,7 +16,7 @@ from cots_jax.retrieval.index import Index
 from cots_jax.serve.access import Access, Address
 from cots_jax.serve.app import make_app
 from cots_jax.serve.connection import ImpatientProtocol
-from cots_jax.serve.finder import Finder
+from cots_jax.serve.finder import Embedder, Finder
 from cots_jax.serve.gallery import Gallery
 from cots_jax.serve.limits import CONNECTIONS, HEAD_SECONDS
 from cots_jax.serve.service import Service
@@ -32,7 +32,9 @@ def serve(folder: Path, model: str, address: Address, alike: float) -> None:
         gallery = Gallery(Index.open(folder))
         if not len(gallery):
             raise UserError(f"{folder} holds no picture: index some first")
-        finder = Finder(open_model(folder, model), gallery)
+        opened = open_model(folder, model)
+        size = opened.preprocessing.size
+        finder = Finder(Embedder(opened.encode_texts, opened.encode_decoded, size), gallery)
         with open_originals(gallery.index.facts.images) as originals:
             finder.warm_up()
             app = make_app(Service(finder, Thumbnails(originals)), access, alike)

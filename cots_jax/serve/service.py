@@ -40,8 +40,8 @@ class Service:
 
     async def vector(self, picture: bytes) -> Float32[np.ndarray, "e"]:
         """Of a file's bytes. PictureError, OverloadedError."""
-        size = self._finder.model.preprocessing.size
         loop = asyncio.get_running_loop()
+        size = self._finder.size
         decoded = await loop.run_in_executor(self._unpacking, decode_sent, picture, size)
         return await self._pictures.ask(decoded)
 

@@ -57,6 +57,8 @@ def decode_sent(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             pixels = picture.width * picture.height
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError("picture_too_large") from error
     except Exception as error:  # Pillow raises some dozen classes on broken files
         raise PictureError("picture_unreadable") from error
     if pixels > PICTURE_PIXELS:
