@@ -95,6 +95,8 @@ class Guard:
         if seconds:
             after = str(math.ceil(seconds))
             return refused(429, f"too many requests: wait {after} s", {"retry-after": after})
+        if "transfer-encoding" in headers and "content-length" in headers:  # a proxy may differ
+            return refused(400, "a request has one length", CLOSE)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > PICTURE_BYTES:
             return refused(413, TOO_LARGE, CLOSE)

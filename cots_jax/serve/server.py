@@ -18,6 +18,7 @@ from cots_jax.serve.app import make_app
 from cots_jax.serve.connection import ImpatientProtocol
 from cots_jax.serve.finder import Embedder, Finder
 from cots_jax.serve.gallery import Gallery
+from cots_jax.serve.guard import Guard
 from cots_jax.serve.limits import CONNECTIONS, HEAD_SECONDS
 from cots_jax.serve.service import Service
 from cots_jax.serve.thumbnails import Thumbnails
@@ -38,15 +39,27 @@ def serve(folder: Path, model: str, address: Address, alike: float) -> None:
         with open_originals(gallery.index.facts.images) as originals:
             finder.warm_up()
             app = make_app(Service(finder, Thumbnails(originals)), access, alike)
-            config = uvicorn.Config(
-                app, http=ImpatientProtocol, ws="none", log_level="error", access_log=False,
-                server_header=False, proxy_headers=False, limit_concurrency=CONNECTIONS,
-                timeout_keep_alive=int(HEAD_SECONDS), timeout_graceful_shutdown=END_SECONDS,
-            )  # fmt: skip
             url = _url(listening, address, access)
             print(f"{len(gallery):,} pictures on {url} (Ctrl-C ends it)", file=sys.stderr)
             with contextlib.suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run(sockets=[listening])
+                uvicorn.Server(settings(app)).run(sockets=[listening])
+
+
+def settings(app: Guard) -> uvicorn.Config:
+    """How uvicorn runs the application: nothing of a query is logged, and no header of a client
+    says where it comes from."""
+    return uvicorn.Config(
+        app,
+        http=ImpatientProtocol,
+        ws="none",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=int(HEAD_SECONDS),
+        timeout_graceful_shutdown=END_SECONDS,
+    )
 
 
 @contextlib.contextmanager
