@@ -81,10 +81,12 @@ class Gallery:
 
     def vectors(self, rows: Sequence[int] | Int[np.ndarray, "k"]) -> Float32[np.ndarray, "k e"]:
         """The stored vectors of these rows."""
-        found = np.empty((len(rows), self.index.width), np.float32)
-        parts = np.searchsorted(self._first, rows, side="right") - 1
-        for place, (row, part) in enumerate(zip(rows, parts, strict=True)):
-            found[place] = self._vectors[part][row - self._first[part]]
+        wanted = np.asarray(rows, np.int64)
+        found = np.empty((len(wanted), self.index.width), np.float32)
+        parts = np.searchsorted(self._first, wanted, side="right") - 1
+        for part in np.unique(parts):
+            inside = parts == part
+            found[inside] = self._vectors[part][wanted[inside] - self._first[part]]
         return found
 
     def mask(self, filter: Filter) -> Bool[np.ndarray, "n"] | None:

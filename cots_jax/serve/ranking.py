@@ -26,9 +26,12 @@ def leaders(vectors: Float32[np.ndarray, "k e"], alike: float) -> Int[np.ndarray
     first is settled without what follows, so that a longer list begins as a shorter one.
     """
     lead = np.arange(len(vectors))
-    close: Bool[np.ndarray, "k k"] = vectors @ vectors.T >= alike
-    for place in range(1, len(vectors)):
-        earlier = np.flatnonzero(close[place, :place] & (lead[:place] == np.arange(place)))
-        if len(earlier):
-            lead[place] = earlier[0]
+    # not by BLAS, whose threads wait for each other many times as long as so little work takes
+    cosines = np.einsum("ie,je->ij", vectors, vectors)
+    earlier: Bool[np.ndarray, "k k"] = np.tril(cosines >= alike, -1)
+    for place in np.flatnonzero(earlier.any(axis=1)):
+        found = np.flatnonzero(earlier[place])
+        leading = found[lead[found] == found]
+        if len(leading):
+            lead[place] = leading[0]
     return lead

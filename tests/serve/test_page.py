@@ -120,7 +120,7 @@ class TestAsking:
         wait_for_first(page, "red/")
         page.locator(".card").nth(3).locator(".like").click(force=True)
         page.wait_for_selector(".chip")
-        page.locator(".card").nth(2).locator(".unlike").click(force=True)
+        page.locator(".card").last.locator(".unlike").click(force=True)
         page.wait_for_function("() => document.querySelectorAll('.chip').length === 2")
         page.select_option("#under", "red/")
         page.uncheck("#fold")
@@ -237,7 +237,8 @@ class TestKeys:
         keys.press("Escape")
         assert focused(page) == "q"
         keys.press("Escape")
-        page.wait_for_function("() => location.search === ''")
+        page.wait_for_selector("#next:enabled")
+        assert asked(page) == {}
         keys.press("ArrowDown")
         keys.press("]")
         page.wait_for_function("() => location.search === '?page=2'")
