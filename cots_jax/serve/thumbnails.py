@@ -12,7 +12,12 @@ from PIL import Image
 
 from cots_jax.collection.originals import Originals
 from cots_jax.data.pictures import decode_file
-from cots_jax.data.prepare.pictures import JPEG_QUALITY, PictureError, normalise_picture
+from cots_jax.data.prepare.pictures import (
+    FORMATS,
+    JPEG_QUALITY,
+    PictureError,
+    normalise_picture,
+)
 from cots_jax.serve.limits import PICTURE_PIXELS
 
 KEPT = 1024  # small copies in memory, some 10 KB each
@@ -55,7 +60,7 @@ def decode_sent(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
     The number of pixels is known before one is unpacked.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             pixels = picture.width * picture.height
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError("picture_too_large") from error

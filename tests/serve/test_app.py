@@ -201,6 +201,7 @@ class TestSent:
             b"\x89PNG\r\n\x1a\n" + bytes(100),
             png((1, 2, 3))[:60],
             b"<svg/>",
+            b"%!PS-Adobe",
         ):
             assert "no picture that can be read" in error_of(self.send(client, data))
 
