@@ -23,7 +23,7 @@ $(VENV)/.made:
 
 $(VENV)/.demo-installed: pyproject.toml | $(VENV)/.made
 	@echo "installing into $(VENV): some minutes"
-	$(pip) -e '.[emoji]'
+	$(pip) -e '.[emoji,search]'
 	touch $@
 
 $(VENV)/.test-installed: pyproject.toml | $(VENV)/.made
@@ -59,6 +59,10 @@ demo: $(VENV)/.demo-installed
 	$(bin)/python -m cots_jax.main --config=configs/dvae.py:emoji --workdir=runs/demo-dvae
 	$(bin)/python -m cots_jax.main --config=configs/demo.py --workdir=runs/demo
 	$(bin)/python -m cots_jax.evaluate --workdir=runs/demo
+	@echo
+	@echo "To search the held-out drawings on a web page (it says where; the first time it embeds them):"
+	@echo "    $(bin)/python -m cots_jax.search serve --index=indexes/demo \\"
+	@echo "        --model=runs/demo --images=data/emoji#emoji_style"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 
 python -m cots_jax.search index --model=runs/demo --images=photos --out=indexes/photos
 python -m cots_jax.search query --index=indexes/photos --text="a red car"
+python -m cots_jax.search serve --index=indexes/photos
 """
 
 import argparse
@@ -17,6 +18,8 @@ from cots_jax.collection.query import Looking, Question, ask, table
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
 from cots_jax.retrieval.index_files import INDEX_FILE
+from cots_jax.serve.access import Address
+from cots_jax.serve.start import start
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,7 +27,8 @@ def main(argv: Sequence[str]) -> int:
     flags = parser(__doc__).parse_args(argv)
     try:
         use_compilation_cache()
-        print(_index(flags) if flags.command == "index" else _query(flags), end="")
+        commands = {"index": _index, "query": _query, "serve": _serve}
+        print(commands[flags.command](flags), end="")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -44,9 +48,14 @@ def _query(flags: argparse.Namespace) -> str:
     hits = ask(flags.index, question, looking, flags.model)
     if len(question.terms()) > 1:
         print(f"looked for {in_words(question.terms())}", file=sys.stderr)
-    if flags.json:
-        return json.dumps({"hits": [hit.to_json() for hit in hits]}) + "\n"
-    return table(hits) + "\n"
+    said = json.dumps({"hits": [hit.to_json() for hit in hits]}) if flags.json else table(hits)
+    return said + "\n"
+
+
+def _serve(flags: argparse.Namespace) -> str:
+    where = Address(flags.host, flags.port, tuple(flags.name), flags.token_file, flags.rate)
+    start(flags.index, flags.images, flags.model, where, flags.alike)
+    return ""
 
 
 if __name__ == "__main__":

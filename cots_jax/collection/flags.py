@@ -13,11 +13,12 @@ from cots_jax.retrieval.index_files import Storage
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Its result has `command`, index or query, beside the flags of that command."""
+    """Its result has `command`, index, query or serve, beside the flags of that command."""
     top = argparse.ArgumentParser(prog="python -m cots_jax.search", description=description)
     commands = top.add_subparsers(dest="command", required=True)
     _add_index(commands.add_parser("index", help="embed a collection, or what is new in it"))
     _add_query(commands.add_parser("query", help="search it by text, by picture, or both"))
+    _add_serve(commands.add_parser("serve", help="search it on a web page, or over HTTP"))
     return top
 
 
@@ -59,3 +60,18 @@ def _add_query(command: argparse.ArgumentParser) -> None:
     add("--top", type=int, default=10, help="how many pictures (default 10)")
     add("--model", "--workdir", dest="model", default="", help="default: the index's own")
     add("--json", action="store_true", help="print the hits as JSON on stdout")
+
+
+def _add_serve(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--index", required=True, type=Path, help="what `index` has made, or is to make first")
+    add("--images", default="", help="bring the index up to date with these first (see `index`)")
+    add("--model", "--workdir", dest="model", default="", help="default: the index's own")
+    add("--host", default="127.0.0.1", help="address to listen on; a token is needed for any but "
+        "this machine's own (default 127.0.0.1)")  # fmt: skip
+    add("--port", type=int, default=8000, help="0 takes a free one (default 8000)")
+    add("--name", action="append", default=[], help="a host name it is called by; repeatable")
+    add("--token_file", default="", help="holds the token; default: a new one where one is needed")
+    add("--rate", type=float, default=20.0, help="searches a second for each address (default 20)")
+    add("--alike", type=float, default=0.99,
+        help="cosine from which pictures are shown as one (default 0.99)")  # fmt: skip

@@ -120,13 +120,29 @@ def query_vector(opened: Pretrained, question: Question) -> Float32[np.ndarray, 
     encode = functools.partial(opened.encode_texts, batch=ALONE)
     parts = []
     if terms:
-        weights = np.array([term.weight for term in terms], np.float32)
         vectors = encode([term.text for term in terms])
-        parts.append(vectors[0] if len(terms) == 1 and weights[0] > 0 else _unit(weights @ vectors))
+        parts.append(weighted_sum([term.weight for term in terms], vectors))
     if question.image:
         parts.append(opened.encode_images([question.image], batch=ALONE)[0])
-    parts += [-vector for vector in encode(question.minus)]
-    return parts[0] if len(parts) == 1 else _unit(np.sum(parts, axis=0))
+    added = len(parts)
+    parts.extend(encode(question.minus))
+    return weighted_sum([1.0] * added + [-1.0] * (len(parts) - added), parts)
+
+
+def weighted_sum(
+    weights: Sequence[float], vectors: Sequence[Float32[np.ndarray, "e"]] | np.ndarray
+) -> Float32[np.ndarray, "e"]:
+    """Unit vectors times their weights, the sum made one long. UserError where nothing is left.
+
+    One alone that is added is kept to the last bit.
+    """
+    if len(vectors) == 1 and weights[0] > 0:
+        return vectors[0]
+    vector = np.array(weights, np.float32) @ np.stack(list(vectors))
+    length = float(np.linalg.norm(vector))
+    if length < SHORTEST:
+        raise UserError("the parts of this query take each other away: leave one of them out")
+    return (vector / length).astype(np.float32)
 
 
 def table(hits: Sequence[Hit]) -> str:
@@ -151,13 +167,6 @@ def _path(facts: Facts, name: str) -> str:
     """Where a picture lies: of a folder its path, else its name in the tar or split."""
     images = facts.images
     return str(Path(images["path"]) / name) if images["kind"] in (FOLDER, VIDEOS) else name
-
-
-def _unit(vector: Float32[np.ndarray, "e"]) -> Float32[np.ndarray, "e"]:
-    length = float(np.linalg.norm(vector))
-    if length < SHORTEST:
-        raise UserError("the parts of this query take each other away: leave one of them out")
-    return (vector / length).astype(np.float32)
 
 
 def _printable(text: str) -> str:

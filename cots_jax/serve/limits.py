@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one request may cost: own choice throughout."""
+
+SHOWN = 30  # pictures of a page
+DEEPEST = 40  # pages
+QUERY_CHARACTERS = 1000
+TERMS = 16  # of an expression, each of which is embedded
+MARKED = 8  # pictures liked, and as many not
+PICTURE_BYTES = 16 * 1024**2
+PICTURE_PIXELS = 50_000_000  # a phone's largest; 0.8 GB while a transparent one is unpacked
+HEAD_SECONDS = 10.0  # to send the head of a request
+REQUEST_SECONDS = 20.0  # from its head to the last byte of the answer
+VECTOR_CHARACTERS = 8192  # a picture of 3,000 dimensions
+CONNECTIONS = 512
+WAITING = 256  # requests for the device
+ADDRESSES = 10_000  # whose rates are remembered
+BURST = 5.0  # seconds' worth of requests at once
