@@ -27,8 +27,7 @@ def main(argv: Sequence[str]) -> int:
     flags = parser(__doc__).parse_args(argv)
     try:
         use_compilation_cache()
-        commands = {"index": _index, "query": _query, "serve": _serve}
-        print(commands[flags.command](flags), end="")
+        print({"index": _index, "query": _query, "serve": _serve}[flags.command](flags), end="")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -44,8 +43,7 @@ def _index(flags: argparse.Namespace) -> str:
 
 def _query(flags: argparse.Namespace) -> str:
     question = Question(flags.text, flags.image, flags.minus)
-    looking = Looking(flags.top, flags.where, flags.engine)
-    hits = ask(flags.index, question, looking, flags.model)
+    hits = ask(flags.index, question, Looking(flags.top, flags.where, flags.engine), flags.model)
     if len(question.terms()) > 1:
         print(f"looked for {in_words(question.terms())}", file=sys.stderr)
     said = json.dumps({"hits": [hit.to_json() for hit in hits]}) if flags.json else table(hits)

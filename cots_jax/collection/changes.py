@@ -37,7 +37,7 @@ from cots_jax.retrieval.index_files import (
     write_facts,
 )
 
-KIND = "rows"  # in place of a collection
+KIND = "rows"  # in place of a kind of source
 UNIT = 1e-2  # how far from 1 the length of a unit vector may be, in half precision too
 
 

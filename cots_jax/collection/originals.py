@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cots_jax.collection.sources import FOLDER, TAR, Entry, file_entry, tar_entries
+from cots_jax.collection.changes import KIND
+from cots_jax.collection.sources import FOLDER, TAR, VIDEOS, Entry, file_entry, tar_entries
 from cots_jax.data.prepare.pictures import PictureError
 from cots_jax.data.records import Split, open_split
 from cots_jax.errors import UserError
@@ -21,7 +22,13 @@ Originals = Callable[[str, int], bytes]
 
 @contextlib.contextmanager
 def open_originals(location: Mapping[str, Any]) -> Generator[Originals]:
-    """Opens the collection that `index.json` names under `images`. UserError where it is gone."""
+    """Opens the collection that `index.json` names under `images`. UserError where it is gone.
+
+    An index of videos, and one that a program fills, has none to show.
+    """
+    if location["kind"] in (VIDEOS, KIND):
+        yield _none
+        return
     path = Path(location["path"])
     if not path.exists():
         raise UserError(
@@ -36,6 +43,11 @@ def open_originals(location: Mapping[str, Any]) -> Generator[Originals]:
     else:
         with open_split(path, location["split"]) as split:
             yield _FromSplit(split)
+
+
+def _none(name: str, row: int) -> bytes:
+    """Of rows that a program put in nobody knows the picture; a video's is in none of its bytes."""
+    raise PictureError(GONE)
 
 
 def _from_folder(root: Path, name: str, row: int) -> bytes:

@@ -4,14 +4,17 @@
 import contextlib
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
+import numpy as np
 import uvicorn
+from jaxtyping import Float32, UInt8
 
 from cots_jax.collection.originals import open_originals
 from cots_jax.collection.query import open_model
 from cots_jax.errors import UserError
+from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.index import Index
 from cots_jax.serve.access import Access, Address
 from cots_jax.serve.app import make_app
@@ -34,8 +37,7 @@ def serve(folder: Path, model: str, address: Address, alike: float) -> None:
         if not len(gallery):
             raise UserError(f"{folder} holds no picture: index some first")
         opened = open_model(folder, model)
-        size = opened.preprocessing.size
-        finder = Finder(Embedder(opened.encode_texts, opened.encode_decoded, size), gallery)
+        finder = Finder(_embedder(opened), gallery)
         with open_originals(gallery.index.facts.images) as originals:
             finder.warm_up()
             app = make_app(Service(finder, Thumbnails(originals)), access, alike)
@@ -43,6 +45,15 @@ def serve(folder: Path, model: str, address: Address, alike: float) -> None:
             print(f"{len(gallery):,} pictures on {url} (Ctrl-C ends it)", file=sys.stderr)
             with contextlib.suppress(KeyboardInterrupt):
                 uvicorn.Server(settings(app)).run(sockets=[listening])
+
+
+def _embedder(opened: Pretrained) -> Embedder:
+    def pictures(
+        images: Sequence[UInt8[np.ndarray, "s s 3"]], batch: int
+    ) -> Float32[np.ndarray, "n e"]:
+        return opened.encode_decoded((image[None] for image in images), batch)
+
+    return Embedder(opened.encode_texts, pictures, opened.preprocessing.size)
 
 
 def settings(app: Guard) -> uvicorn.Config:

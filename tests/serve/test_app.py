@@ -291,12 +291,11 @@ class TestRefused:
             assert client.get("/api/search", headers=visit).status_code == 403
 
     def test_too_many(self, out: pathlib.Path) -> None:
-        with client_of(out, Access(rate=2.0)) as client:
-            statuses = [client.get("/api/search").status_code for _ in range(14)]
-            assert statuses[:10] == [200] * 10  # five seconds' worth at once
-            assert 429 in statuses[10:]
-            said = client.get("/api/search")
-            assert int(said.headers["retry-after"]) >= 1
+        with client_of(out, Access(rate=0.4)) as client:
+            answers = [client.get("/api/search") for _ in range(14)]
+            assert [answer.status_code for answer in answers[:2]] == [200] * 2  # of five seconds
+            refused = [answer for answer in answers if answer.status_code == 429]
+            assert refused and int(refused[0].headers["retry-after"]) >= 1
 
     def test_every_answer_is_armoured(self, client: TestClient) -> None:
         for path in ("/", "/page/search.js", "/api/search", "/none", "/api/pictures/x", "/metrics"):
