@@ -10,6 +10,7 @@ import dataclasses
 import enum
 
 GIB = 2**30
+HOST = 8  # cards of a host
 GPU_SHARE = 0.75  # of its memory that JAX reserves, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set
 
 
@@ -44,10 +45,10 @@ def _tpu(name: str, gib: float, tflops: float, gigabytes: float, link: float) ->
 def _gpu(
     name: str, memory: int, tflops: float, gigabytes: float, link: float, network: float
 ) -> Chip:
-    """link: NVLink in one direction, network: a card's own, beyond eight cards; both in GB."""
+    """link: NVLink in one direction, network: a card's own, beyond a host; both in GB."""
     usable = round(GPU_SHARE * memory)
     rates = (tflops * 1e12, gigabytes * 1e9, link * 1e9)
-    return Chip(name, Maker.CUDA, usable, *rates, 0.40, 8, network * 1e9)
+    return Chip(name, Maker.CUDA, usable, *rates, 0.40, HOST, network * 1e9)
 
 
 # Kind of a hardware row -> its chip.

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from cots_jax.planning.chips import SHAPES, SILICON, Maker, Silicon
+from cots_jax.planning.chips import HOST, SHAPES, SILICON, Maker, Silicon
 
 FOLDERS = {Maker.TPU: ("COTS_LIBTPU", "libtpu"), Maker.CUDA: ("COTS_CUDA", "cuda")}
 PACKAGES = {
@@ -116,7 +116,7 @@ def _tpus(compiler: Compiler, kind: str, shape: str) -> Sequence[jax.Device]:
 def _gpus(compiler: Compiler, silicon: Silicon, count: int) -> Sequence[jax.Device]:
     if str(compiler.folder) not in sys.path:
         sys.path.insert(0, str(compiler.folder))
-    host = min(count, 8)
+    host = min(count, HOST)
     shape = f"1x{count // host}x{host}"  # hosts x cards of each
     return topologies.get_topology_desc(
         silicon.name, "cuda", topology=shape, target_config=_described(silicon)

@@ -1,30 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of the plan door."""
 
-import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
 
 from cots_jax.arguments import WrongUseError, parse_arguments
+from cots_jax.errors import nearest
 from cots_jax.planning.cost import Budget
+from cots_jax.planning.targets import check_slice
 from cots_jax.schema import Config
 
-USAGE = """\
-usage: python -m cots_jax.plan --config=FILE[:names] [--config.KEY=value …]
-       [--pairs=N] [--price_per_chip_hour=X] [--attainable=X] [--sweep[=BATCH,…]] [--json]
+USAGE = (
+    "usage: python -m cots_jax.plan --config=FILE[:names] [--config.KEY=value …] [--pairs=N] "
+    "[--price_per_chip_hour=X] [--attainable=X] [--sweep[=BATCH,…]] [--json]"
+)
+HELP = f"""{USAGE}
 
 Compiles the step of a config for its hardware row without having the hardware, and says whether it
 fits, what it costs and what that rests on.
 
   --config=configs/pretrain.py:v5e-256   a config with a hardware row; without one: this machine
-  --pairs=N                of a run, for chip-hours (1e8)
+  --pairs=N                of a run, for chip-hours; 1e8 where it is not said
   --price_per_chip_hour=X  yours, in whatever money
   --attainable=X           share of the peak that products reach, in the place of the assumed one
   --sweep[=BATCH,…]        tries batches (half, the config's, twice it), meshes, recomputation and
                            pieces, and recommends; it compiles for each, which takes a while
-  --json                   for scripts, on standard output
-"""
+  --json                   for scripts, on standard output"""
+VALUED = ("--pairs", "--price_per_chip_hour", "--attainable", "--sweep")
+BARE = ("--json", "--sweep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,31 +44,41 @@ class PlanFlags:
 
 def parse_flags(argv: Sequence[str]) -> PlanFlags:
     """Raises WrongUseError, or UserError from the config itself; --help leaves with 0."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--pairs", default="1e8")
-    parser.add_argument("--price_per_chip_hour", default="")
-    parser.add_argument("--attainable", default="")
-    parser.add_argument("--sweep", nargs="?", const="around")
-    parser.add_argument("--json", action="store_true")
-    try:
-        flags, rest = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise WrongUseError(f"{error}; write --name=value") from error
-    config = parse_arguments(rest, USAGE).config
-    price, share = flags.price_per_chip_hour, flags.attainable
-    return PlanFlags(
-        config,
-        Budget(
-            _number("--pairs", flags.pairs),
-            _number("--price_per_chip_hour", price) if price else None,
-        ),
-        _number("--attainable", share, most=1.0) if share else None,
-        _batches(flags.sweep, config.batch),
-        flags.json,
-    )
+    own: dict[str, str] = {}
+    rest = []
+    for flag in argv:
+        name, equals, value = flag.partition("=")
+        if name in VALUED and equals:
+            own[name] = value
+        elif flag in BARE:
+            own[flag] = ""
+        elif name.startswith("--config") or flag in ("-h", "--help"):
+            rest.append(flag)
+        else:
+            known = ["--config", "--config.KEY", *VALUED, *BARE]
+            raise WrongUseError(
+                f"unknown flag {flag!r} (write --name=value); {nearest(name, set(known), 'flags')}"
+            )
+        if name == "--config":
+            _check_rows(value)
+    asks = {"-h", "--help"} & set(rest)
+    config = parse_arguments(rest, HELP if asks else USAGE).config
+    numbers = {name: _number(name, own[name]) for name in VALUED[:3] if name in own}
+    budget = Budget(numbers.get("--pairs", 1e8), numbers.get("--price_per_chip_hour"))
+    batches = _batches(own.get("--sweep"), config.batch)
+    return PlanFlags(config, budget, numbers.get("--attainable"), batches, "--json" in own)
 
 
-def _number(flag: str, text: str, most: float = math.inf) -> float:
+def _check_rows(spec: str) -> None:
+    """Before the config divides its batch over chips that there are not."""
+    for name in spec.partition(":")[2].split(","):
+        kind, _, count = name.partition("-")
+        if count.isdigit():
+            check_slice(kind, int(count))
+
+
+def _number(flag: str, text: str) -> float:
+    most = 1.0 if flag == "--attainable" else math.inf
     try:
         value = float(text)
     except ValueError:
@@ -78,7 +92,7 @@ def _number(flag: str, text: str, most: float = math.inf) -> float:
 def _batches(text: str | None, batch: int) -> tuple[int, ...]:
     if text is None:
         return ()
-    if text == "around":
+    if not text:
         return tuple(size for size in (batch // 2, batch, 2 * batch) if size)
     parts = text.split(",")
     if not all(part.strip().isdigit() and int(part) for part in parts):

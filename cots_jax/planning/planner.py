@@ -102,13 +102,13 @@ def check_config(config: Config) -> None:
 def plan_step(config: Config, target: Target) -> Plan:
     """Counts, compiles and reads the step of a config. Raises UserError."""
     check_config(config)
-    planned = _planned(config, target)
+    planned = planned_for(config, target)
     without = dataclasses.replace(config.hardware, remat=Switch.OFF)
     bare = dataclasses.replace(config, hardware=without)
     flops = count_flops(planned.step, *planned.arguments)
     model_flops = flops
     if config.hardware.remat is Switch.ON:
-        once = _planned(bare, target)
+        once = planned_for(bare, target)
         model_flops = count_flops(once.step, *once.arguments)
     batch = jax.tree.leaves(planned.arguments[2])
     found = _compiled(planned, config.hardware.chips)
@@ -126,7 +126,8 @@ def plan_step(config: Config, target: Target) -> Plan:
     )
 
 
-def _planned(config: Config, target: Target) -> PlannedStep:
+def planned_for(config: Config, target: Target) -> PlannedStep:
+    """The step of a config as shapes on a target's mesh."""
     tokenizer = tokenizer_shapes(config)
     sources = len(config.data.train.split(","))
     if tokenizer is None:

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from cots_jax.errors import UserError
-from cots_jax.planning.chips import CHIPS, SHAPES, Chip, Maker
+from cots_jax.planning.chips import CHIPS, HOST, SHAPES, SILICON, Chip
 from cots_jax.planning.compilers import chips_in, chips_of, find_compiler, how_to_get, shape_of
 from cots_jax.schema import HardwareConfig
 from cots_jax.train.mesh import mesh_over
@@ -49,7 +49,7 @@ def target_of(hardware: HardwareConfig, attainable: float | None = None) -> Targ
         jax.config.update("jax_platforms", "cpu")
     if chip is None:
         return _stand_in(hardware, None)
-    _check_slice(kind, hardware.chips)
+    check_slice(kind, hardware.chips)
     compiler = find_compiler(chip.maker)
     if compiler is None:
         note = (
@@ -93,11 +93,12 @@ def _stand_in(hardware: HardwareConfig, chip: Chip | None) -> Target:
     return Target(mesh, chip, "XLA for CPU", memory, hosts, is_own=chip is None)
 
 
-def _check_slice(kind: str, count: int) -> None:
+def check_slice(kind: str, count: int) -> None:
+    """Raises UserError where so many chips of a kind are not to be had in one piece."""
     if kind in SHAPES and shape_of(kind, count) is None:
         known = [chips_in(shape) for shape in SHAPES[kind]]
-    elif CHIPS[kind].maker is Maker.CUDA and count > 8 and count % 8:
-        known = [count // 8 * 8, -(-count // 8) * 8]
+    elif kind in SILICON and count > HOST and count % HOST:
+        known = [count // HOST * HOST, -(-count // HOST) * HOST]
     else:
         return
     near = sorted(sorted(known, key=lambda n: abs(n - count))[:2])
