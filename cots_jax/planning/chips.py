@@ -36,15 +36,13 @@ class Chip:
     outer_link: float = 0.0  # the same as `link` beyond one host; 0: as fast
 
 
-def _tpu(name: str, gib: float, tflops: float, gigabytes: float, link: float) -> Chip:
+def _tpu(name: str, gib: float, tflops: int, gigabytes: int, link: int) -> Chip:
     """link: of one direction of one axis of the torus, in GB; a ring goes both ways."""
     memory = round(gib * GIB)
     return Chip(name, Maker.TPU, memory, tflops * 1e12, gigabytes * 1e9, 2 * link * 1e9, 0.55, 4)
 
 
-def _gpu(
-    name: str, memory: int, tflops: float, gigabytes: float, link: float, network: float
-) -> Chip:
+def _gpu(name: str, memory: int, tflops: int, gigabytes: int, link: int, network: int) -> Chip:
     """link: NVLink in one direction, network: a card's own, beyond a host; both in GB."""
     usable = round(GPU_SHARE * memory)
     rates = (tflops * 1e12, gigabytes * 1e9, link * 1e9)

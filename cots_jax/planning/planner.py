@@ -19,7 +19,7 @@ from cots_jax.planning.roofline import Times, times_of
 from cots_jax.planning.targets import Target
 from cots_jax.planning.tokenizers import tokenizer_shapes
 from cots_jax.planning.traffic import traffic_of
-from cots_jax.schema import Config
+from cots_jax.schema import Config, HardwareConfig
 from cots_jax.switches import Contrast, Negatives, Switch, Task
 from cots_jax.train.flops import count_flops
 from cots_jax.train.planning import PlannedStep, planned_step
@@ -43,14 +43,21 @@ class Compilation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Work:
+    """FLOPs of a step on all chips."""
+
+    flops: int  # activations that are computed again included
+    model_flops: int  # without them
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """A step on hardware. Bytes are of one chip unless they say otherwise."""
 
     config: Config
     target: Target
     parameters: int  # trained
-    flops: int  # of a step on all chips, recomputed activations included
-    model_flops: int  # without them
+    work: Work
     arguments: dict[str, int]
     batch_bytes: int  # of the whole batch, as it crosses to the chips
     compiled: Compilation | None  # None: the compiler has refused
@@ -70,7 +77,7 @@ class Plan:
         # The CPU's program moves other bytes through other caches.
         traffic = found.traffic if self.target.is_own else 0
         chips = self.config.hardware.chips
-        return times_of(chip, chips, self.flops, traffic, found.collectives)
+        return times_of(chip, chips, self.work.flops, traffic, found.collectives)
 
     @property
     def columns(self) -> float:
@@ -103,13 +110,7 @@ def plan_step(config: Config, target: Target) -> Plan:
     """Counts, compiles and reads the step of a config. Raises UserError."""
     check_config(config)
     planned = planned_for(config, target)
-    without = dataclasses.replace(config.hardware, remat=Switch.OFF)
-    bare = dataclasses.replace(config, hardware=without)
-    flops = count_flops(planned.step, *planned.arguments)
-    model_flops = flops
-    if config.hardware.remat is Switch.ON:
-        once = planned_for(bare, target)
-        model_flops = count_flops(once.step, *once.arguments)
+    work = work_of(config, target)
     batch = jax.tree.leaves(planned.arguments[2])
     found = _compiled(planned, config.hardware.chips)
     wanted = found if isinstance(found, int) else found.memory.total
@@ -117,13 +118,25 @@ def plan_step(config: Config, target: Target) -> Plan:
         config,
         target,
         planned.parameters,
-        flops,
-        model_flops,
+        work,
         argument_bytes(planned),
         sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in batch),
         None if isinstance(found, int) else found,
         wanted,
     )
+
+
+def work_of(config: Config, target: Target) -> Work:
+    """Counted in the jaxpr, with and without recomputation."""
+
+    def count(hardware: HardwareConfig) -> int:
+        planned = planned_for(dataclasses.replace(config, hardware=hardware), target)
+        return count_flops(planned.step, *planned.arguments)
+
+    flops = count(config.hardware)
+    if config.hardware.remat is Switch.OFF:
+        return Work(flops, flops)
+    return Work(flops, count(dataclasses.replace(config.hardware, remat=Switch.OFF)))
 
 
 def planned_for(config: Config, target: Target) -> PlannedStep:

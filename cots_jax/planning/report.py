@@ -31,8 +31,8 @@ def as_json(plan: Plan, budget: Budget) -> dict[str, Any]:
         "queue_length": config.method.queue_length,
         "columns_in_batches": plan.columns,
         "parameters": plan.parameters,
-        "flops": plan.flops,
-        "model_flops": plan.model_flops,
+        "flops": plan.work.flops,
+        "model_flops": plan.work.model_flops,
         "fits": plan.fits,
         "memory": {
             "usable": target.memory,
@@ -105,10 +105,10 @@ def _memory(plan: Plan) -> list[str]:
 
 def _work(plan: Plan) -> list[str]:
     chips, found, times = plan.config.hardware.chips, plan.compiled, plan.times
-    again = plan.flops / plan.model_flops - 1
+    work, again = plan.work, plan.work.flops / plan.work.model_flops - 1
     lines = [
-        f"{_flop(plan.flops)} a step, {_flop(plan.flops / chips)} a chip; "
-        f"{_flop(plan.model_flops / plan.config.batch)} a pair"
+        f"{_flop(work.flops)} a step, {_flop(work.flops / chips)} a chip; "
+        f"{_flop(work.model_flops / plan.config.batch)} a pair"
         + (f" and {again:.0%} more for activations computed again" if again > 0 else "")
     ]
     if found is None:
@@ -149,23 +149,23 @@ def _row(name: str, size: int) -> str:
     return f"  {name:<18}{_bytes(size):>12}"
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: int | float) -> str:
     """In the largest binary unit of which there is one."""
     return _scaled(size, 1024, ("bytes", "KiB", "MiB", "GiB", "TiB"))
 
 
-def _scaled(value: float, step: int, units: Sequence[str]) -> str:
+def _scaled(value: int | float, step: int, units: Sequence[str]) -> str:
     power = 0
     while abs(value) >= step and power < len(units) - 1:
         value, power = value / step, power + 1
     return f"{value:.{2 if power else 0}f} {units[power]}"
 
 
-def _flop(count: float) -> str:
+def _flop(count: int | float) -> str:
     return _scaled(count, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"))
 
 
-def _decimal(size: float) -> str:
+def _decimal(size: int | float) -> str:
     return _scaled(size, 1000, ("bytes", "kB", "MB", "GB", "TB"))
 
 

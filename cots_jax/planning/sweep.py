@@ -2,7 +2,8 @@
 """Tries batches, meshes, recomputation and pieces, and keeps what is fastest among what fits.
 
 What saves memory costs time, so it is tried only where it is needed: pieces are doubled until the
-step fits, and activations are recomputed only where it does not fit at once.
+step fits, activations are recomputed where it does not fit at once, and other meshes than the
+config's tried where even then it does not.
 """
 
 import dataclasses
@@ -73,7 +74,7 @@ def sweep(
             for found in _of_mesh(config, first, make_target):
                 say(found)
                 tried.append(found)
-            if tried and tried[-1].choice == first and tried[-1].plan.fits:
+            if tried and tried[-1].plan.fits and tried[-1].choice.accumulate == 1:
                 break  # other meshes would only save memory
     if not tried:
         raise UserError(
