@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Sequence
 from unittest import mock
 
-from cots_jax import evaluate, main, prepare, search
+from cots_jax import evaluate, main, plan, prepare, search
 from cots_jax.processes import ADDRESS, COUNT, INDEX
 
 PROJECT = pathlib.Path(main.__file__).parents[1]
@@ -54,6 +54,11 @@ def run_prepare(root: pathlib.Path, *flags: str) -> Said:
 def run_search(root: pathlib.Path, *flags: str) -> Said:
     """`python -m cots_jax.search` in `root`."""
     return _in_process(root, lambda: search.main(flags))
+
+
+def run_plan(root: pathlib.Path, *flags: str) -> Said:
+    """`python -m cots_jax.plan` in `root`."""
+    return _in_process(root, lambda: plan.main(flags))
 
 
 def _in_process(
