@@ -71,16 +71,17 @@ def _on_one_chip(leaf: Any) -> int:
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
-def wanted_by(message: str) -> int:
+def wanted_by(message: str, held: int) -> int:
     """Bytes that a program wants which a compiler has refused for want of memory; 0: not that.
 
-    libtpu refuses in one of two sentences: of all that is used, or of the temporaries alone.
+    libtpu refuses in one of two sentences: of all that is used, or of the temporaries alone, to
+    which come the arguments' `held` bytes.
     """
     if "RESOURCE_EXHAUSTED" not in message:
         return 0
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
-    found = found or re.search(r"temporaries \(([\d.]+)([KMGT]?)\)", message)
+    used = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
+    found = used or re.search(r"temporaries \(([\d.]+)([KMGT]?)\)", message)
     if not found:
         return 0
     scale = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}[found.group(2)]
-    return round(float(found.group(1)) * scale)
+    return round(float(found.group(1)) * scale) + (0 if used else held)

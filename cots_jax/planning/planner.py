@@ -156,7 +156,7 @@ def _compiled(planned: PlannedStep, chips: int) -> Compilation | int:
         step = jax.jit(planned.step, donate_argnums=0, compiler_options=options)
         compiled = step.lower(*planned.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
-        wanted = wanted_by(str(error))
+        wanted = wanted_by(str(error), sum(argument_bytes(planned).values()))
         if not wanted:
             raise UserError(f"the compiler refuses the step: {_first_line(error)}") from error
         return wanted

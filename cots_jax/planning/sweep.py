@@ -122,6 +122,6 @@ def _next_pieces(plan: Plan, pieces: int) -> int:
     """At least twice as many; more where the temporaries are far too large."""
     room = plan.target.memory - sum(plan.arguments.values())
     over = (plan.wanted - sum(plan.arguments.values())) / max(room, 1)
-    while pieces * 2 < pieces * over and pieces < MOST_PIECES:
+    while over > 2 and pieces < MOST_PIECES:
         pieces, over = pieces * 2, over / 2
     return pieces * 2
