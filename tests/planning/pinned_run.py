@@ -16,7 +16,7 @@ from cots_jax.planning import planner
 from cots_jax.planning.targets import target_of
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "tiny.py"
-MESHES = {"data": (1, 1), "fsdp": (8, 1), "data x fsdp": (2, 1), "all": (2, 2)}  # fsdp, tensor
+MESHES = {"data": (1, 1), "fsdp": (8, 1), "all": (2, 2)}  # fsdp, tensor
 LENGTHS = (1024, 8192)
 
 

@@ -49,7 +49,7 @@ def test_over_data_alone_gradients_are_summed_and_features_gathered(found) -> No
     assert max(gathered) == 4 * ROWS * E  # momentum keys and online features, each [b, e]
 
 
-@pytest.mark.parametrize("mesh", ["fsdp", "data x fsdp"])
+@pytest.mark.parametrize("mesh", ["fsdp", "all"])
 def test_cut_parameters_are_gathered_by_those_that_share_them(found, mesh: str) -> None:
     one, whole = found[f"{mesh} {LENGTHS[0]}"], found[f"data {LENGTHS[0]}"]
     assert one["parameters"] < whole["parameters"]
