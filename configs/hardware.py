@@ -2,8 +2,8 @@
 """Hardware rows: a chip kind with its settings per chip. Each value is an own choice (O).
 
 `NAME` takes the number of chips from the devices found, `NAME-N` states it. No row but those of the
-CPU has run on its hardware. `v5e` was held against `python -m cots_jax.plan --sweep` (docs/plan.md
-has what it tried); the others are safe starting points until theirs has been swept.
+CPU has run on its hardware. `v5e` was chosen by `python -m cots_jax.plan --sweep` (docs/plan.md has
+what it tried); the others are safe starting points until theirs has been swept.
 """
 
 import difflib

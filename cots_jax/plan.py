@@ -11,15 +11,9 @@ from collections.abc import Sequence
 from cots_jax.arguments import WrongUseError
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
+from cots_jax.planning import report
 from cots_jax.planning.flags import PlanFlags, parse_flags
 from cots_jax.planning.planner import plan_step
-from cots_jax.planning.report import (
-    as_json,
-    in_words,
-    sweep_as_json,
-    sweep_in_words,
-    tried_in_words,
-)
 from cots_jax.planning.sweep import sweep
 from cots_jax.planning.targets import target_of
 
@@ -42,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
 def _plan(flags: PlanFlags) -> str:
     plan = plan_step(flags.config, target_of(flags.config.hardware, flags.attainable))
     if flags.as_json:
-        return json.dumps(as_json(plan, flags.budget), indent=1)
-    return in_words(plan, flags.budget)
+        return json.dumps(report.as_json(plan, flags.budget), indent=1)
+    return report.in_words(plan, flags.budget)
 
 
 def _sweep(flags: PlanFlags) -> str:
@@ -51,11 +45,11 @@ def _sweep(flags: PlanFlags) -> str:
         flags.config,
         flags.batches,
         lambda config: target_of(config.hardware, flags.attainable),
-        lambda one: print(tried_in_words(one), file=sys.stderr, flush=True),
+        lambda one: print(report.tried_in_words(one), file=sys.stderr, flush=True),
     )
     if flags.as_json:
-        return json.dumps(sweep_as_json(tried, flags.budget), indent=1)
-    return sweep_in_words(tried)
+        return json.dumps(report.sweep_as_json(tried, flags.budget), indent=1)
+    return report.sweep_in_words(tried)
 
 
 if __name__ == "__main__":
