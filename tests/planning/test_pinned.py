@@ -30,11 +30,16 @@ def found():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def sent(one) -> list[list]:
+    """Without the groups: over which axes first, the compiler chooses anew each time."""
+    return sorted([kind, size, times] for kind, size, _, times in one["collectives"])
+
+
 @pytest.mark.parametrize("mesh", MESHES)
 def test_no_collective_grows_with_the_queue(found, mesh: str) -> None:
     short, long = (found[f"{mesh} {length}"] for length in LENGTHS)
     assert long["queue"] > 7 * short["queue"]
-    assert long["collectives"] == short["collectives"]
+    assert sent(long) == sent(short)
 
 
 def test_over_data_alone_gradients_are_summed_and_features_gathered(found) -> None:
