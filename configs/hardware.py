@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hardware rows: a chip kind with its settings per chip. Each value is an own choice (O).
 
-`NAME` takes the number of chips from the devices found, `NAME-N` states it. Rows beyond those of
-the CPU have not been tuned on their hardware yet; they are safe starting points.
+`NAME` takes the number of chips from the devices found, `NAME-N` states it. No row but those of the
+CPU has run on its hardware. `v5e` was chosen by `python -m cots_jax.plan --sweep` (docs/plan.md has
+what it tried); the others are safe starting points until theirs has been swept.
 """
 
 import difflib
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 ROWS = {
     "cpu": {"precision": "float32", "scan": "off", "remat": "off"},
     "cpu_bf16": {"precision": "bfloat16_operands", "scan": "off", "remat": "off"},
+    "laptop": {"precision": "float32", "scan": "off", "remat": "off"},
     "v4": {"precision": "bfloat16", "scan": "on", "remat": "off"},
     "v5e": {"precision": "bfloat16", "scan": "on", "remat": "on"},
     "v5p": {"precision": "bfloat16", "scan": "on", "remat": "off"},

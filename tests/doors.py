@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Sequence
 from unittest import mock
 
-from cots_jax import evaluate, export, main, prepare, search
+from cots_jax import evaluate, export, main, plan, prepare, search
 from cots_jax.meeting.places import ADDRESS, COUNT, INDEX
 
 PROJECT = pathlib.Path(main.__file__).parents[1]
@@ -59,6 +59,11 @@ def run_search(root: pathlib.Path, *flags: str) -> Said:
 def run_export(root: pathlib.Path, *flags: str) -> Said:
     """`python -m cots_jax.export` in `root`."""
     return _in_process(root, lambda: export.main(flags))
+
+
+def run_plan(root: pathlib.Path, *flags: str) -> Said:
+    """`python -m cots_jax.plan` in `root`."""
+    return _in_process(root, lambda: plan.main(flags))
 
 
 def _in_process(

@@ -371,6 +371,12 @@ class TestFiles:
             config = build_config(load_config(f"{CONFIGS}/tiny.py:{row}-1").to_dict())
             assert config.hardware.row == f"{row}-1"
 
+    def test_every_row_leaves_the_recipe_negatives_of_four_batches(self):
+        for row in load_rows():
+            config = build_config(load_config(f"{CONFIGS}/pretrain.py:{row}-8").to_dict())
+            enough = config.method.queue_length >= 4 * config.batch
+            assert enough or config.method.negatives is Negatives.QUEUE_AND_BATCH
+
     @pytest.mark.parametrize(
         ("names", "message"),
         [

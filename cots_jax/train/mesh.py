@@ -2,6 +2,7 @@
 """The mesh of devices and where arrays lie on it."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -38,6 +39,11 @@ def make_mesh(hardware: HardwareConfig) -> Mesh:
             f"hardware row {hardware.row} wants {hardware.chips} chips, {len(devices)} are here: "
             f"name the row with -{len(devices)}, or none to take the row of the devices found"
         )
+    return mesh_over(devices, hardware)
+
+
+def mesh_over(devices: Sequence[jax.Device], hardware: HardwareConfig) -> Mesh:
+    """data x fsdp x tensor over these devices, `hardware.chips` of them."""
     inner = hardware.fsdp * hardware.tensor
     shape = (hardware.chips // inner, hardware.fsdp, hardware.tensor)
     names = ("data", "fsdp", "tensor")

@@ -14,6 +14,7 @@ from cots_jax.data.masking import TextMasking
 from cots_jax.models.image_tokens import TokenizerConfig
 from cots_jax.models.two_stream import TwoStream, model_size
 from cots_jax.objectives.total import OBJECTIVES, Terms
+from cots_jax.schedule import schedule_values
 from cots_jax.schema import Config
 from cots_jax.train.augmentation import augmentation_of
 from cots_jax.train.mesh import by_rows, state_shardings, whole
@@ -43,27 +44,34 @@ def planned_step(
     frozen: Any = None,
     sources: int = 1,
 ) -> PlannedStep:
-    """The step of a config with BERT's vocabulary, all objectives on that its frames allow.
+    """The step of a config, with the objectives on that its weights switch on.
 
     image_tokenizer, frozen: makes the codes online, and its parameters' shapes; without one the ids
-    come with the batch.
+    come with the batch. sources: of training data.
     """
-    size = model_size(config.model, config.hardware, BERT_WORDS, config.frame_mean)
+    words = _vocabulary(config)
+    size = model_size(config.model, config.hardware, words, config.frame_mean)
     codes = image_tokenizer.codes if image_tokenizer else 8192
-    objectives = frozenset(OBJECTIVES) - ({"mvm"} if config.data.frames > 1 else set())
-    model = TwoStream(size, config.method.masked, codes, objectives & {"mvm", "mlm"})
+    method = config.method
+    weights = {
+        name: schedule_values(getattr(method, f"weight_{name}"), f"config.method.weight_{name}")
+        for name in OBJECTIVES
+    }
+    active = frozenset(name for name, values in weights.items() if max(values) > 0)
+    model = TwoStream(size, method.masked, codes, active & {"mvm", "mlm"})
     step = CotsStep(
         model=model,
-        method=config.method,
-        masking=TextMasking(BERT_MASK, BERT_WORDS, BERT_SPECIALS),
+        method=method,
+        masking=TextMasking(BERT_MASK, words, BERT_SPECIALS),
         augmentation=augmentation_of(config.augmentation, size.vision),
         optimizer=make_optimizer(config.optimizer),
         mesh=mesh,
-        active=objectives,
-        paused=frozenset(),
+        active=active,
+        paused=frozenset(name for name in active if min(weights[name]) <= 0),
         image_tokenizer=image_tokenizer,
         accumulate=config.hardware.accumulate,
         tokenizer_pieces=config.hardware.tokenizer_pieces,
+        soft_targets=any(schedule_values(method.soft_targets, "config.method.soft_targets")),
     )
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     state = jax.eval_shape(lambda keys: step.fresh(keys, sources), keys)
@@ -71,10 +79,16 @@ def planned_step(
     everywhere = whole(mesh)
     frozen = jax.tree.map(lambda leaf: _shape(leaf, everywhere), frozen or {})
     knobs = jax.tree.map(lambda leaf: _shape(np.asarray(leaf), everywhere), _knobs())
-    batch = _batch(config, model, ids=image_tokenizer is None)
+    batch = _batch(config, model, ids="mvm" in active and image_tokenizer is None)
     rows = by_rows(mesh)
     batch = jax.tree.map(lambda leaf: _shape(leaf, rows), batch)
     return PlannedStep(step, (state, frozen, batch, knobs))
+
+
+def _vocabulary(config: Config) -> int:
+    """Words of `captions:SIZE`, which trains at most so many; of anything else BERT's."""
+    name, _, size = config.data.tokenizer.partition(":")
+    return int(size) if name == "captions" and size.isdigit() else BERT_WORDS
 
 
 def _batch(config: Config, model: TwoStream, *, ids: bool) -> Batch:
