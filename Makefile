@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make test | test-slow | demo | lint | clean. Everything is installed into .venv, nothing elsewhere.
+# make test | test-slow | demo | docs | lint | clean. Everything is installed into .venv, nothing elsewhere.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,12 +7,13 @@ WORKERS ?= 2
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: test test-slow lint demo clean help
+.PHONY: test test-slow lint demo docs clean help
 
 help:
 	@echo "make test       install, lint, check types, run the fast tests (at most 15 minutes)"
 	@echo "make test-slow  whole programs, kills and other long tests (at most 45 minutes)"
 	@echo "make demo       prepare the emoji pairs, train, evaluate: runs/demo/report.html"
+	@echo "make docs       the pages of docs/ as a site: build/site/index.html"
 
 # The stamps depend on pyproject.toml alone: a second run installs nothing.
 $(VENV)/.made:
@@ -28,7 +29,7 @@ $(VENV)/.demo-installed: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.test-installed: pyproject.toml | $(VENV)/.made
 	@echo "installing into $(VENV): some minutes"
-	$(pip) -e '.[emoji,video,export,search,milvus,test,parity,lint]'
+	$(pip) -e '.[emoji,video,export,search,milvus,test,parity,lint,docs]'
 	touch $@ $(VENV)/.demo-installed
 
 lint: $(VENV)/.test-installed
@@ -50,6 +51,11 @@ $(VENV)/.libtpu-tried: $(VENV)/.test-installed
 test-slow: export COTS_LIBTPU = $(abspath $(VENV)/libtpu)
 test-slow: $(VENV)/.libtpu-tried
 	$(bin)/python -m pytest -m slow -n $(WORKERS) --dist loadfile -q
+
+# A warning, a link that leads nowhere or a page that is not in mkdocs.yml's nav is an error.
+docs: $(VENV)/.test-installed
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 # Large pages: without them a step faults in and clears some 23,000 small ones for its buffers.
 demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1

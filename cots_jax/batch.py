@@ -19,7 +19,7 @@ else:
 
 @flax.struct.dataclass
 class Batch:
-    """A training batch of b (image, caption) pairs. Letters: see DESIGN, Notation."""
+    """A training batch of b (image, caption) pairs. Letters: docs/method.md, Notation."""
 
     image: UInt8[AnyArray, "b t s s 3"]  # t = 1 for pictures; normalised on the device
     image_mask: Bool[AnyArray, "b n"]  # patches hidden from the masked image pass
