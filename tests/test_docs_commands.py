@@ -23,6 +23,8 @@ from cots_jax.arguments import parse_arguments
 from cots_jax.collection.flags import parser as search_parser
 from cots_jax.data.prepare.flags import parser as prepare_parser
 from cots_jax.offline.flags import parse_flags as parse_evaluate
+from cots_jax.planning.flags import parse_flags as parse_plan
+from cots_jax.portable.flags import parse_flags as parse_export
 
 PAGES = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
 
@@ -32,6 +34,8 @@ PARSERS: dict[str, Callable[[Sequence[str]], object]] = {
     "prepare": lambda words: prepare_parser("").parse_args(words),
     "evaluate": lambda words: parse_evaluate(words, ""),
     "search": lambda words: search_parser("").parse_args(words),
+    "plan": parse_plan,
+    "export": lambda words: parse_export(words, ""),
 }
 
 
