@@ -60,7 +60,7 @@ def parse_arguments(argv: Sequence[str], usage: str) -> Arguments:
     if told["--deterministic"] == Switch.ON:  # before the config asks which devices there are
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     if not told["--config"]:
-        raise WrongUseError(f"--config is missing. {usage}")
+        raise WrongUseError(f"--config is missing. {usage.splitlines()[0]}")
     # All keys with their defaults, so that those the file leaves out can be set as well.
     mapping = ml_collections.ConfigDict(complete(load_config(told["--config"]).to_dict()))
     for key, value in overrides.items():

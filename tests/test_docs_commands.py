@@ -49,7 +49,8 @@ class Command(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether nothing is left to the reader: no …, and no SOURCE or FILE of his own."""
-        return bool(self.words) and not {"…", "SOURCE", "--config=FILE"} & set(self.words)
+        theirs = {"…", "SOURCE", "--config=FILE", "--config=FILE:ROW"}
+        return bool(self.words) and not theirs & set(self.words)
 
     def __str__(self) -> str:
         return f"{self.page}: {self.door} {' '.join(self.words)}"

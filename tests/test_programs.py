@@ -279,21 +279,21 @@ class TestBadInput:
         assert "train" in said.line
 
 
-PROGRESS = ("tiny: from step", "step ")
+PROGRESS = ("tiny: from step", "step ", "first step after")
 
 FULL_DISK = """
 import resource
 import sys
 from cots_jax import checkpoint, main
-save, saved = checkpoint.save, []
-def save_on_a_full_disk(folder, step, *rest, **options):
+save, saved = checkpoint.Saver.save, []
+def save_on_a_full_disk(saver, step, *rest, **options):
+    saver.wait()
     if saved:  # no file may grow beyond this, so that the second checkpoint does not fit
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    save(folder, step, *rest, **options)
-    if folder.name == "checkpoints":
-        saved.append(step)
-checkpoint.save = save_on_a_full_disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    save(saver, step, *rest, **options)
+    saved.append(step)
+checkpoint.Saver.save = save_on_a_full_disk
 sys.exit(main.main(sys.argv[1:]))
 """
 
@@ -408,16 +408,16 @@ def test_what_a_checkpoint_covers_is_logged_before_it(tiny: Tiny, tmp_path: path
     """Else a kill right after it loses the line for good. With sets and sources named alike."""
     copy = tiny.copy(tmp_path)
     shutil.copytree(copy.root / "data" / "tiny", copy.root / "data" / "more")
-    log, logged, save = copy.root / "run" / "metrics.jsonl", {}, checkpoint.save
+    log, logged, save = copy.root / "run" / "metrics.jsonl", {}, checkpoint.Saver.save
 
-    def looked_at(folder: pathlib.Path, step: int, *rest, **options):
+    def looked_at(saver: checkpoint.Saver, step: int, *rest, **options):
         logged[step] = [row["step"] for row in logging.read(log) if "loss" in row]
-        return save(folder, step, *rest, **options)
+        return save(saver, step, *rest, **options)
 
     every = [f"--config.{name}_every={n} steps" for name, n in (("log", 1), ("checkpoint", 2))]
     data = ["--config.data.train=data/tiny#train,data/tiny#val"]
     data += ["--config.data.eval=data/tiny#val,data/more#val"]
-    with mock.patch.object(checkpoint, "save", looked_at):
+    with mock.patch.object(checkpoint.Saver, "save", looked_at):
         flags = ["--workdir=run", "--config.duration=4 steps", *every, *data]
         said = run_main(copy.root, f"{TRAIN}:contrastive", *flags)
     assert said.status == 0, said.err

@@ -77,7 +77,7 @@ def test_photographs(
     files = sorted((shared_data / "coco_mini").rglob("*.jpg"))[:24]
     assert len(files) == 24
     model = Pretrained.load(out)
-    theirs = model.encode_decoded(preprocess.pixels(files))
+    theirs = model.encode_decoded(preprocess.pixels(files)[:, None])
     np.testing.assert_allclose(theirs, model.encode_images(files), atol=1e-4, rtol=0)
 
 
