@@ -198,7 +198,7 @@ class TestPictures:
         (tmp_path / "a.png").write_bytes(b"no picture")
         opened.set_input_files("#file", tmp_path / "a.png")
         opened.wait_for_function(
-            "document.getElementById('message').textContent.includes('no picture')"
+            "() => document.getElementById('message').textContent.includes('no picture')"
         )
         opened.close()
 
