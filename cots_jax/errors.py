@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one kind of error that is the user's to mend, and the helper that names near misses."""
+"""The one kind of error that is the user's to mend, its exit status, and the nearest names."""
 
 import difflib
 from collections.abc import Iterable
+
+AGAIN = 75  # exit status (EX_TEMPFAIL) of what is worth starting again by the same command
 
 
 class UserError(ValueError):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cots_jax.arguments import WrongUseError, parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
-from cots_jax.errors import UserError
+from cots_jax.errors import AGAIN, UserError
 from cots_jax.meeting.ending import run_door
 from cots_jax.processes import join_processes
 from cots_jax.train.loop import train
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
-    return 75 if outcome.preempted else 0
+    return AGAIN if outcome.preempted else 0
 
 
 if __name__ == "__main__":

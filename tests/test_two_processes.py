@@ -150,10 +150,13 @@ def test_the_local_launcher_starts_both_again(root, victim):
         text=True,
     ) as running:
         wait_for_steps(run, 4, [running])
+        while checkpoint.latest(run / checkpoint.FOLDER) is None:  # written while the run goes on
+            assert running.poll() is None
+            time.sleep(0.05)
         task = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
         os.kill(int(task.read_text().split()[victim]), signal.SIGKILL)
         (said,) = both_said([running])
     assert said.status == 0, said.err
     assert "launch: starting again in 0.1 s, 1 of 10" in said.err
-    assert "[0] tiny: resuming at step " in said.err
+    assert "[0] tiny-contrastive: resuming at step " in said.err
     assert_same_numbers(run, root / "runs/one")

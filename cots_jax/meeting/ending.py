@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import jax
 
-AGAIN = 75  # EX_TEMPFAIL: worth starting again
+from cots_jax.errors import AGAIN
+
 PATIENCE = 5.0  # seconds for the other processes to leave as well
 # What JAX's collectives say where they do not get through: Gloo on CPUs, NCCL on GPUs, gRPC.
 TELLTALES = ("gloo", "nccl", "by peer", "socket closed", "heartbeat", "coordination service")

@@ -9,11 +9,10 @@ import os
 import socket
 import time
 
-from cots_jax.errors import UserError
+from cots_jax.errors import AGAIN, UserError
 from cots_jax.meeting.places import ADDRESS, COUNT, INDEX, Place
 
 HELLO, COME = "cots_jax", "come"
-AGAIN = 75  # exit status: worth starting again
 PAUSE = 0.5  # seconds between two tries
 MOMENT = 5.0  # seconds for a guest to say who it is, and for an answer to arrive
 LONGEST = 500  # characters of a line

@@ -78,6 +78,8 @@ def _listening(address: Address) -> Generator[socket.socket]:
     """Taken before the model is loaded, so that a port in use is known at once."""
     host, port = address.host, address.port
     try:
+        if not 0 <= port < 2**16:  # getaddrinfo would take what is left of it
+            raise OverflowError("ports end at 65535")
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(place[:2], family=family, backlog=CONNECTIONS)
     except (OSError, OverflowError) as error:

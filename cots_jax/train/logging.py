@@ -113,8 +113,9 @@ def to_line(step: int, metrics: Mapping[str, float | int]) -> str:
     row: dict[str, Any] = {"step": step}
     for name, value in metrics.items():
         row[name] = None if name in lost else float(f"{value:.9g}")
-    if lost:
-        row["nonfinite"] = lost
+    # a rate that is not known yet says nothing of the run, which may have been started again here
+    if listed := [name for name in lost if name not in TIMES]:
+        row["nonfinite"] = listed
     return json.dumps(row, allow_nan=False) + "\n"
 
 

@@ -2,15 +2,15 @@
 """How long steps take, and which process the others wait for."""
 
 import dataclasses
-import math
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 # A process is a straggler where it takes longer on its own (data and host work between two steps)
-# than the median process by this share of a step (own choice).
-LATE = 0.05
+# than the median process by this share of a step, in two looks in a row of as many steps or more:
+# once is noise (own choice).
+LATE, FEW = 0.05, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Pace:
     def __init__(self) -> None:
         self._steps: list[float] = []
         self._own: list[float] = []
+        self._late: int | None = None  # who was, at the last look
 
     def add(self, step: float, own: float) -> None:
         """Seconds from the end of one step to the end of the next, and of them those that this
@@ -44,19 +45,24 @@ class Pace:
         if jax.process_count() == 1:
             return Paced(_named(mine), "")
         everyone = np.asarray(multihost_utils.process_allgather(mine))
-        return Paced(_named(everyone.max(axis=0)), straggler(everyone[:, 3], float(mine[0])))
+        own = everyone[:, 3] if len(steps) >= FEW else np.zeros(len(everyone))
+        said = self.straggler(own, float(mine[0]))
+        return Paced(_named(everyone.max(axis=0)), said)
 
+    def straggler(self, own: np.ndarray, step: float) -> str:
+        """Names the process that was late at the last look and is again, if one is.
 
-def straggler(own: np.ndarray, step: float) -> str:
-    """Names the process that is late, if one is. own: [processes] seconds; step: its median."""
-    slowest, middle = int(own.argmax()), float(np.median(own))
-    late = float(own[slowest]) - middle
-    if not math.isfinite(step) or late <= LATE * step:
-        return ""
-    return (
-        f"process {slowest} is {1e3 * late:.3g} ms a step behind the others ({late / step:.0%} of "
-        "a step) before it hands its part to the devices: look at its storage and its cores"
-    )
+        own: [processes] seconds; step: the median one's.
+        """
+        slowest, before = int(own.argmax()), self._late
+        late = float(own[slowest]) - float(np.median(own))
+        self._late = slowest if late > LATE * step else None
+        if self._late is None or self._late != before:
+            return ""
+        return (
+            f"process {slowest} is {1e3 * late:.3g} ms a step behind the others ({late / step:.0%} "
+            "of a step) before it hands its part to the devices: look at its storage and its cores"
+        )
 
 
 def _named(values: np.ndarray) -> dict[str, float]:

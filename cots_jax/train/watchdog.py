@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-AGAIN = 75  # the exit status of a run that is worth starting again
+from cots_jax.errors import AGAIN
 
 
 def end(said: str) -> None:

@@ -55,6 +55,11 @@ class TestLine:
         expected = {"step": 1, "a": None, "b": 2.0, "c": None, "nonfinite": ["a", "c"]}
         assert json.loads(line, parse_constant=pytest.fail) == expected
 
+    def test_a_rate_that_is_not_known_yet_is_null_and_not_listed(self) -> None:
+        """Else the first line after a restart would differ from that of an undisturbed run."""
+        line = logging.to_line(1, {"loss": 2.0, "pairs_per_second": math.nan})
+        assert json.loads(line) == {"step": 1, "loss": 2.0, "pairs_per_second": None}
+
 
 class TestResume:
     def test_later_lines_are_cut_off(self, tmp_path: Path) -> None:
