@@ -13,7 +13,7 @@ from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
 from cots_jax.planning import report
 from cots_jax.planning.flags import PlanFlags, parse_flags
-from cots_jax.planning.planner import plan_step
+from cots_jax.planning.planner import check_config, plan_step
 from cots_jax.planning.sweep import sweep
 from cots_jax.planning.targets import target_of
 
@@ -34,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _plan(flags: PlanFlags) -> str:
+    check_config(flags.config)  # before any device is asked for
     plan = plan_step(flags.config, target_of(flags.config.hardware, flags.attainable))
     if flags.as_json:
         return json.dumps(report.as_json(plan, flags.budget), indent=1)
