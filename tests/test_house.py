@@ -17,6 +17,7 @@ DOORS = ("main", "evaluate", "prepare", "plan", "search", "export")
 FLOORS = {
     "errors": 0,
     "batch": 1,
+    "chips": 1,
     "compilation_cache": 1,
     "files": 1,
     "manifest": 1,

@@ -18,7 +18,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from cots_jax.planning.chips import HOST, SHAPES, SILICON, Maker, Silicon
+from cots_jax.chips import HOST, Maker
+from cots_jax.planning.silicon import SHAPES, SILICON, Silicon
 
 FOLDERS = {Maker.TPU: ("COTS_LIBTPU", "libtpu"), Maker.CUDA: ("COTS_CUDA", "cuda")}
 PACKAGES = {

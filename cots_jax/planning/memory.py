@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from jax.stages import Compiled
 
+from cots_jax.chips import GIB
 from cots_jax.errors import UserError
-from cots_jax.planning.chips import GIB
 from cots_jax.train.planning import PlannedStep
 
 

@@ -4,7 +4,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from cots_jax.planning.chips import Chip
+from cots_jax.chips import Chip
 from cots_jax.planning.collectives import Collective
 
 

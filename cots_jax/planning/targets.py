@@ -13,9 +13,10 @@ import os
 import jax
 from jax.sharding import Mesh
 
+from cots_jax.chips import CHIPS, HOST, Chip
 from cots_jax.errors import UserError
-from cots_jax.planning.chips import CHIPS, HOST, SHAPES, SILICON, Chip
 from cots_jax.planning.compilers import chips_in, chips_of, find_compiler, how_to_get, shape_of
+from cots_jax.planning.silicon import SHAPES, SILICON
 from cots_jax.schema import HardwareConfig
 from cots_jax.train.mesh import mesh_over
 

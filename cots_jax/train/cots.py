@@ -45,6 +45,7 @@ from cots_jax.train.mesh import fetch, place, rows_of_process, state_shardings, 
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.state import State
 from cots_jax.train.step import CotsStep, Gradients, Knobs, Method
+from cots_jax.train.utilisation import step_flops
 from cots_jax.weights.load import merged, read_initial
 
 
@@ -131,6 +132,7 @@ class CotsTask:
             soft_targets=self.schedules.soft_targets.ever_positive,
         )
         self.step = jax.jit(self._step, donate_argnums=0)
+        self._counted: dict[frozenset[str], int] = {}
 
     # ---------------------------------------------------------------- state
 
@@ -266,8 +268,7 @@ class CotsTask:
         if self.config.method.contrast is Contrast.SIGMOID:
             del chances["instance"]  # a loss over single pairs, whose bias is learned
         # The numbers are of the step before `step`; an objective that was off has none.
-        weights = self.schedules.weights
-        on = {name for name in self.schedules.active if weights[name](step - 1) > 0}
+        weights, on = self.schedules.weights, self._on(step)
         for name in self.schedules.active - on:
             out.pop(f"loss/{name}", None)
         out |= {f"chance/{name}": value for name, value in chances.items() if name in on}
@@ -275,6 +276,20 @@ class CotsTask:
         out.setdefault("temperature", self.config.method.temperature)
         active = sorted(self.schedules.active)
         return out | {f"weight/{name}": weights[name](step - 1) for name in active}
+
+    def flops(self, step: int) -> int:
+        """Of the step that ends at `step`, on all chips."""
+        on = self._on(step)
+        if on not in self._counted:  # it takes a trace, so once for each set of objectives
+            frozen = self.image_tokenizer.params if self.image_tokenizer else None
+            sources = len(self.table.sources)
+            self._counted[on] = step_flops(self._step, self.config, on, frozen, sources)
+        return self._counted[on]
+
+    def _on(self, step: int) -> frozenset[str]:
+        """Objectives with a weight in the step that ends at `step`."""
+        weights = self.schedules.weights
+        return frozenset(n for n in self.schedules.active if weights[n](step - 1) > 0)
 
     # ---------------------------------------------------------------- looking at it
 

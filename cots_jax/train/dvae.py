@@ -141,6 +141,8 @@ class DvaeTask:
         values = {name: np.float32(schedule(step)) for name, schedule in self.schedules.items()}
         return DvaeKnobs(seed=np.uint32(self.config.seed), **values)
 
+    flops = None  # not counted: small beside what it is trained for
+
     def logged(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Adds the schedules."""
         return metrics | {name: float(schedule(step)) for name, schedule in self.schedules.items()}

@@ -36,6 +36,7 @@ from cots_jax.train.resume import standing
 from cots_jax.train.skipped import NoSkippedSteps, SkippedSteps
 from cots_jax.train.starts import Start, first_start, note_start
 from cots_jax.train.trace import Steps, Trace
+from cots_jax.train.utilisation import Utilisation
 from cots_jax.train.watchdog import Watchdog
 
 
@@ -143,8 +144,9 @@ def _run(
     )
     guard = SkipGuard(start, total, skipped_before)
     pace = Pace()
+    use = Utilisation(config.hardware, config.batch, task.flops)
     reporter = Reporter(
-        task.logged, log, progress, clock, guard, skipped, pace, first_start(workdir)
+        task.logged, log, progress, clock, guard, skipped, pace, use, first_start(workdir)
     )
     best = Best(workdir) if config.keep_best is Switch.ON else None
     saver = checkpoint.Saver(workdir / CHECKPOINTS)

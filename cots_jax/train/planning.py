@@ -21,6 +21,7 @@ from cots_jax.train.mesh import by_rows, state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.step import CotsStep, Knobs
 
+DALLE_CODES = 8192
 BERT_WORDS, BERT_SPECIALS, BERT_MASK = 30_522, (0, 100, 101, 102, 103), 103
 
 
@@ -43,15 +44,16 @@ def planned_step(
     image_tokenizer: TokenizerConfig | None = None,
     frozen: Any = None,
     sources: int = 1,
+    codes: int | None = None,
 ) -> PlannedStep:
     """The step of a config, with the objectives on that its weights switch on.
 
     image_tokenizer, frozen: makes the codes online, and its parameters' shapes; without one the ids
-    come with the batch. sources: of training data.
+    come with the batch. sources: of training data. codes: of such ids, where they are not DALL-E's.
     """
     words = _vocabulary(config)
     size = model_size(config.model, config.hardware, words, config.frame_mean)
-    codes = image_tokenizer.codes if image_tokenizer else 8192
+    codes = image_tokenizer.codes if image_tokenizer else codes or DALLE_CODES
     method = config.method
     weights = {
         name: schedule_values(getattr(method, f"weight_{name}"), f"config.method.weight_{name}")
@@ -73,16 +75,24 @@ def planned_step(
         tokenizer_pieces=config.hardware.tokenizer_pieces,
         soft_targets=any(schedule_values(method.soft_targets, "config.method.soft_targets")),
     )
+    return PlannedStep(step, arguments_of(step, config, frozen, sources))
+
+
+def arguments_of(
+    step: CotsStep, config: Config, frozen: Any = None, sources: int = 1
+) -> tuple[Any, Any, Any, Any]:
+    """Shapes and shardings of what a step is called with: state, frozen, batch, knobs."""
+    mesh = step.mesh
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
     state = jax.eval_shape(lambda keys: step.fresh(keys, sources), keys)
     state = _placed(state, state_shardings(mesh, state))
     everywhere = whole(mesh)
     frozen = jax.tree.map(lambda leaf: _shape(leaf, everywhere), frozen or {})
     knobs = jax.tree.map(lambda leaf: _shape(np.asarray(leaf), everywhere), _knobs())
-    batch = _batch(config, model, ids="mvm" in active and image_tokenizer is None)
+    ids = "mvm" in step.active and step.image_tokenizer is None
     rows = by_rows(mesh)
-    batch = jax.tree.map(lambda leaf: _shape(leaf, rows), batch)
-    return PlannedStep(step, (state, frozen, batch, knobs))
+    batch = jax.tree.map(lambda leaf: _shape(leaf, rows), _batch(config, step.model, ids=ids))
+    return state, frozen, batch, knobs
 
 
 def _vocabulary(config: Config) -> int:

@@ -15,6 +15,7 @@ from cots_jax.train.logging import MetricsLog, NoLog
 from cots_jax.train.pace import Pace
 from cots_jax.train.progress import Progress, Rates
 from cots_jax.train.skipped import NoSkippedSteps, SkippedSteps
+from cots_jax.train.utilisation import Utilisation
 
 MOST_SKIPPED = 20  # steps with non-finite gradients between two log lines, or in a row
 
@@ -34,6 +35,7 @@ class Reporter:
     """Logs and shows a step's numbers, which are fetched while the next one runs.
 
     named: adds what the host knows of a step's numbers.
+    use: what the run gets out of its chips.
     begun: when the run was first started, in seconds since 1970; None where that is not known.
     """
 
@@ -46,11 +48,13 @@ class Reporter:
         guard: "SkipGuard",
         skipped: SkippedSteps | NoSkippedSteps,
         pace: Pace,
+        use: Utilisation,
         begun: float | None = None,
     ) -> None:
         self._named, self._log, self._progress = named, log, progress
         self._clock, self._guard, self._skipped = clock, guard, skipped
         self._pace, self._begun, self._spikes = pace, begun, Spikes()
+        self._use = use
         self._asked: Asked | None = None
         self._last: Numbers = {}
         self._recall: Numbers = {}
@@ -75,6 +79,7 @@ class Reporter:
             "pairs_per_second": asked.rates.pairs_per_second,
             "data_wait": asked.rates.data_wait,
             "seconds": sum(self._clock.state().values()),
+            **self._use.numbers(asked.step, asked.rates.pairs_per_second),
             **self._goodput(),
             **memory(),
         }

@@ -13,8 +13,8 @@ import quick
 from doors import PROJECT
 
 from cots_jax.arguments import parse_arguments
+from cots_jax.chips import CHIPS
 from cots_jax.errors import UserError
-from cots_jax.planning.chips import CHIPS
 from cots_jax.planning.cost import Budget, cost_of
 from cots_jax.planning.memory import argument_bytes
 from cots_jax.planning.planner import OPTIONS, Plan, check_config, plan_step, planned_for, work_of

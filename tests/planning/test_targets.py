@@ -4,9 +4,10 @@
 import jax
 import pytest
 
+from cots_jax.chips import CHIPS, Maker
 from cots_jax.errors import UserError
-from cots_jax.planning.chips import CHIPS, SHAPES, SILICON, Maker
 from cots_jax.planning.compilers import chips_in, find_compiler, how_to_get, shape_of
+from cots_jax.planning.silicon import SHAPES, SILICON
 from cots_jax.planning.targets import check_slice, target_of
 from cots_jax.schema import HardwareConfig
 

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import pytest
 
 from cots_jax.errors import UserError
+from cots_jax.schema import HardwareConfig
 from cots_jax.train import logging
 from cots_jax.train.clock import Clock
 from cots_jax.train.pace import Pace
 from cots_jax.train.progress import Meter, Progress
 from cots_jax.train.reporter import MOST_SKIPPED, Reporter, SkipGuard, summary
 from cots_jax.train.skipped import NoSkippedSteps
+from cots_jax.train.utilisation import Utilisation
 
 
 class Run:
@@ -26,8 +28,9 @@ class Run:
         self.log = logging.MetricsLog(folder)
         guard = SkipGuard(0, 10, 0)
         self.skipped, self.pace = NoSkippedSteps(), Pace()
+        use = Utilisation(HardwareConfig(row="v5e-4", chips=4), 4, lambda step: 10**12)
         self.reporter = Reporter(
-            self.named, self.log, progress, clock, guard, self.skipped, self.pace, begun=1.0
+            self.named, self.log, progress, clock, guard, self.skipped, self.pace, use, begun=1.0
         )
 
     def named(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
@@ -57,7 +60,7 @@ class TestReporter:
         run.reporter.settle()
         (row,) = run.rows
         assert (row["step"], row["loss"], row["twice"]) == (1, 1.0, 2.0)
-        assert {"pairs_per_second", "data_wait", "seconds", "goodput"} <= set(row)
+        assert {"pairs_per_second", "data_wait", "seconds", "goodput", "mfu"} <= set(row)
         assert "step_p50" not in row  # no step was timed
 
     def test_step_times_are_those_since_the_last_line(self, run: Run) -> None:
