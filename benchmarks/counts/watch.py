@@ -60,8 +60,8 @@ class Watch:
         patch(array, "block_until_ready", self._counted(wait, self._waited))
         # float(x), x.item() and NumPy come through here, as device_get itself does.
         patch(array, "_value", property(self._counted(array._value.fget, self._fetched)))
-        patch(Trace, "at", self._counted(Trace.at, self._begun))
-        patch(SkippedSteps, "seen", self._counted(SkippedSteps.seen, self._noted))
+        patch(Trace, "at", _after(self._begun, Trace.at))
+        patch(SkippedSteps, "seen", _after(self._noted, SkippedSteps.seen))
         jax.monitoring.register_event_duration_secs_listener(self._compiled)
         self._open.callback(jax.monitoring.unregister_event_duration_listener, self._compiled)
         return self
@@ -115,3 +115,13 @@ class Watch:
     def _compiled(self, event: str, duration_secs: float, **named: str | int) -> None:
         if event == COMPILED:
             self._now.programs[str(named.get("fun_name", ""))] += 1
+
+
+def _after(told: Callable[..., None], call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, of which the watch is told first; what it fetches counts."""
+
+    def watched(*arguments: Any) -> Any:
+        told(*arguments)
+        return call(*arguments)
+
+    return watched

@@ -293,6 +293,15 @@ def test_a_wait_for_the_newest_step_is_told_from_one_for_the_step_before(trace: 
     assert (three[before], three["other waits"]) == (0, 1)
 
 
+def test_a_fetch_in_what_marks_the_steps_is_counted(
+    trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SkippedSteps, "seen", lambda self, step, skipped: int(skipped))
+    seen, skipped = SkippedSteps.__new__(SkippedSteps), jnp.zeros((), int)
+    [one] = counted(trace, lambda: seen.seen(1, skipped))
+    assert one["fetches"] == 1
+
+
 def test_programs_are_counted_where_they_are_compiled(trace: Trace) -> None:
     step = jax.jit(lambda x: x * 3 + 1)
     short, long = jnp.ones(3), jnp.ones(4)
