@@ -7,7 +7,7 @@ Random unit vectors, IMAGESxTEXTS of them; each image has as many texts as the o
 ways with all metrics, ties against the model: ours (retrieval/metrics.py), and the same ranks by
 NumPy and PyTorch, a block of rows at a time. The product is that of the whole matrices in float32,
 a block of rows at a time too, and nothing is made of it. In turn and in one process; compilation is
-outside. `alike` says how many of ours ranks are those of the peer: products round by their shapes,
+outside. `alike` says how many of our ranks are those of the peer: products round by their shapes,
 so that near ties may fall otherwise.
 
 Memory is that by which a process of its own grows while it ranks, embeddings not counted, after a
@@ -160,7 +160,7 @@ def ways_of(world: World) -> dict[str, Callable[[], Any]]:
         found["numpy"] = lambda: by_numpy(world)
         if importlib.util.find_spec("torch"):
             found["torch"] = by_torch(world)
-    elif jax.default_backend() != "cpu" or world.scores > PEERS:
+    else:
         found["top 10"] = lambda: top_candidates(world.text, world.image, TOP)
     return found
 
@@ -171,18 +171,21 @@ def alike(one: Ranks, other: Ranks) -> float:
     return 100 * float(np.concatenate([a == b for a, b in pairs]).mean())
 
 
-def memory(images: int, texts: int, way: str) -> int:
-    """Bytes by which a process of its own grows."""
+def memory(images: int, texts: int, way: str) -> float | None:
+    """MiB by which a process of its own grows; None on accelerators, whose memory is elsewhere."""
+    if jax.default_backend() != "cpu":
+        return None
     command = [sys.executable, "-m", "benchmarks.evaluate", f"--memory={images}x{texts}:{way}"]
     done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, check=True, text=True)
-    return int(json.loads(done.stdout))
+    return json.loads(done.stdout) / 2**20
 
 
 def own_memory(asked: str) -> int:
     """The same in this process, which has not ranked so much before."""
     size, _, way = asked.partition(":")
-    warm = make_world(TILE.rows, TILE.columns)
-    ways_of(warm)[way]()
+    warm = ways_of(make_world(TILE.rows, TILE.columns))
+    if way in warm:  # the best 10 are found in large sets alone
+        warm[way]()
     run = ways_of(make_world(*parse_size(size)))[way]
     return grown(run)
 
@@ -204,7 +207,7 @@ def measured(flags: argparse.Namespace) -> Found:
             same = isinstance(answers[way], Ranks) and way != "ours"
             rows.append(
                 (name, way, median(spent[way]), ratio(spent, way, "product"),
-                 spread(spent, way, "product"), memory(images, texts, way) / 2**20,
+                 spread(spent, way, "product"), memory(images, texts, way),
                  alike(answers["ours"], answers[way]) if same else None)
             )  # fmt: skip
         print(f"{name} done", file=sys.stderr, flush=True)

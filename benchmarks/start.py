@@ -112,7 +112,7 @@ class Started:
 
 def start(case: Case, root: Path, cache: Path) -> Started:
     """One start in a workdir of its own. Raises UserError where it comes to no step."""
-    with tempfile.TemporaryDirectory(dir=root) as workdir:
+    with tempfile.TemporaryDirectory() as workdir:
         config = f"--config={PROJECT / 'configs' / case.config}"
         keys = [f"--config.{key}" for key in case.keys]
         command = [sys.executable, "-m", "benchmarks.start_marks", config, *keys,

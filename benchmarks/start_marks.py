@@ -88,9 +88,13 @@ def main(argv: list[str]) -> int:
             marks.say()
             os._exit(0)  # the rest of the run is of no interest
 
-    for name, phase in (("make_mesh", "config"), ("standing", "data")):
-        setattr(loop, name, ending(phase, getattr(loop, name)))
-    type.__setattr__(loop.Clock, "span", spans)
+    looks = (
+        (loop, "make_mesh", ending("config", loop.make_mesh)),
+        (loop, "standing", ending("data", loop.standing)),
+        (loop.Clock, "span", spans),
+    )
+    for owner, name, look in looks:
+        setattr(owner, name, look)
     return door.main(argv)
 
 
