@@ -21,8 +21,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -30,14 +28,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
+from benchmarks import measure
+from benchmarks.made_up import random_weights
 from cots_jax.arguments import load_config
 from cots_jax.batch import ImageBatch, TextBatch
 from cots_jax.compilation_cache import use_compilation_cache
@@ -226,7 +224,7 @@ def parts(bench: Bench, batch: int) -> dict[str, Part]:
     reads lie on the device already.
     """
     model, sizes, chance = bench.model, bench.sizes, np.random.default_rng(0)
-    towers = _weights(chance, jax.eval_shape(model.init_towers, jax.random.key(0)))
+    towers = random_weights(jax.eval_shape(model.init_towers, jax.random.key(0)))
     b, many = bench.rows(batch, model.config.vision.tokens), bench.rows(batch, sizes.text_tokens)
     pictures = chance.integers(0, 256, bench.pictures(b).shape, np.uint8)
     pictures = ImageBatch(pictures, *_rows(b))
@@ -259,18 +257,9 @@ def _scoring(bench: Bench, chance: np.random.Generator, partner: str, batch: int
     image = chance.standard_normal(features.shape, np.float32)
     pair = jax.device_put((image, *_texts(bench, chance, *ids.shape)))
     shapes = jax.eval_shape(bench.cross.init, jax.random.key(0), *pair)
-    params = _weights(chance, shapes["params"])
+    params = random_weights(shapes["params"])
     run = functools.partial(score_pairs, params, *pair, module=bench.cross)
     return Part(lambda: jax.block_until_ready(run()), b)
-
-
-def _weights(chance: np.random.Generator, shapes: Any) -> Any:
-    """Random parameters on the device; compiling the real initialisers takes longer."""
-
-    def leaf(shape: Any) -> Array:
-        return jnp.asarray(np.float32(0.02) * chance.standard_normal(shape.shape, np.float32))
-
-    return jax.tree.map(leaf, shapes)
 
 
 def _texts(
@@ -343,27 +332,12 @@ def measured(bench: Bench, batch: int, repeats: int) -> dict[str, Any]:
 
 def machine(hardware: HardwareConfig) -> dict[str, Any]:
     """Device, precision and versions."""
-    device = jax.devices()[0]
-    return {
-        "device": _processor() if device.platform == "cpu" else device.device_kind,
+    return measure.machine() | {
         "devices": 1,  # that are used
-        "cores": len(os.sched_getaffinity(0)),
         "hardware_row": hardware.row,
         "precision": str(hardware.precision),
-        "versions": {
-            "python": platform.python_version(),
-            **{module.__name__: module.__version__ for module in (jax, jaxlib, flax, np)},
-        },
+        "versions": measure.versions(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "cpu"
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -12,16 +12,13 @@ configs/demo.py, else configs/pretrain.py) and --config.KEY its keys. Prints a t
 """
 
 import argparse
-import math
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-
+from benchmarks import plots
+from benchmarks.measure import median, seconds
+from benchmarks.running_step import RunningStep
 from cots_jax.arguments import parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
@@ -31,7 +28,6 @@ from cots_jax.planning.targets import target_of
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 GATHERED = "all-gather"
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 380, 240, 60, 40, 30  # of a panel of the plot
 STEPS = 5
 
 Table = list[list[str]]
@@ -101,74 +97,21 @@ def queue(flags: argparse.Namespace) -> Table:
 def milliseconds(flags: argparse.Namespace, *keys: str) -> float:
     """Median of some steps on zeros, on one device of this machine."""
     config = parse_arguments([f"--config={flags.config},cpu-1", *keys, *flags.keys], "").config
-    step = planned_for(config, target_of(config.hardware))
-    state, *rest = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), step.arguments)
-    run = jax.jit(step.step, donate_argnums=0)
-    took = []
-    for _ in range(STEPS + 1):  # the first one compiles
-        begin = time.perf_counter()
-        state, _ = jax.block_until_ready(run(state, *rest))
-        took.append(1e3 * (time.perf_counter() - begin))
-    return statistics.median(took[1:])
+    step = RunningStep(planned_for(config, target_of(config.hardware)))
+    step.run()  # compiles
+    return 1e3 * median([seconds(step.run) for _ in range(STEPS)])
 
 
 def plot(table: Table) -> str:
-    """Two panels, memory and time over k, both axes logarithmic but for k = 0."""
+    """Two panels, memory and time over k."""
     names, *rows = table
     values = [[float(cell.replace(",", "")) for cell in row] for row in rows]
     labels = [row[0] for row in rows]
-    memory = _panel(
-        "MiB a chip", names[1:3], labels, [[v[1] for v in values], [v[2] for v in values]]
-    )
-    speed = _panel("ms a step", names[3:], labels, [[v[3] for v in values]])
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" '
-        'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>'
-        f'{memory}<g transform="translate({WIDTH} 0)">{speed}</g></svg>\n'
-    )
-
-
-def _panel(
-    title: str, names: Sequence[str], labels: Sequence[str], lines: Sequence[Sequence[float]]
-) -> str:
-    least, top = 0.01, 10.0 ** len(str(int(max(max(line) for line in lines))))
-    decades = [least * 10**power for power in range(round(_log(top) - _log(least)) + 1)]
-    decades = [value for value in decades if value >= min(min(line) for line in lines) / 10]
-
-    def y(value: float) -> float:
-        low, high = _log(decades[0]), _log(decades[-1])
-        share = (max(_log(max(value, 1e-9)), low) - low) / (high - low)
-        return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
-
-    def x(place: int) -> float:
-        return LEFT + 15 + place * (WIDTH - LEFT - 40) / max(1, len(labels) - 1)
-
-    parts = [f'<text x="{LEFT}" y="14" font-weight="bold">{title}</text>']
-    for value in decades:
-        parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y(value):.0f}" y2="{y(value):.0f}" '
-            f'stroke="#ddd"/><text x="{LEFT - 5}" y="{y(value) + 4:.0f}" text-anchor="end">'
-            f"{value:g}</text>"
-        )
-    for place, label in enumerate(labels):
-        parts.append(
-            f'<text x="{x(place):.0f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle" '
-            f'font-size="9">{label}</text>'
-        )
-    for number, (name, line) in enumerate(zip(names, lines, strict=True)):
-        colour = ("#1a5fb4", "#c64600")[number]
-        points = " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in enumerate(line))
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
-            f'<text x="{LEFT + 100 + 130 * number}" y="14" fill="{colour}">'
-            f"{name.split(',')[0]}</text>"
-        )
-    parts.append(f'<text x="{WIDTH - 10}" y="{HEIGHT - 6}" text-anchor="end">k, pairs</text>')
-    return "".join(parts)
-
-
-def _log(value: float) -> float:
-    return math.log10(value)
+    lines = [[row[column] for row in values] for column in (1, 2, 3)]
+    first, second, third = (name.split(",")[0] for name in names[1:])
+    memory = plots.panel("MiB a chip", "k, pairs", (first, second), labels, lines[:2])
+    speed = plots.panel("ms a step", "k, pairs", (third,), labels, lines[2:])
+    return plots.page([memory, speed])
 
 
 def _say(table: Table) -> None:

@@ -2,7 +2,7 @@
 """Two towers that meet only in a dot product, and their masked heads: sizes and pure functions."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from cots_jax.models.text import Pooling, TextConfig, TextTower
 from cots_jax.models.transformer import Activation, Norm, Span, TransformerConfig
 from cots_jax.models.vision import Encoded, ImageTower, VisionConfig
 from cots_jax.schema import HardwareConfig, MaskedConfig
-from cots_jax.switches import Condition, FrameMean
+from cots_jax.switches import Condition, FrameMean, Switch
 
 Params = Any  # nested dict of arrays
 
@@ -75,6 +75,13 @@ def _sizes() -> dict[str, TwoStreamConfig]:
 
 SIZES = _sizes()
 
+Tower = TypeVar("Tower", VisionConfig, TextConfig)
+
+
+def _scanned(tower: Tower) -> Tower:
+    stack = dataclasses.replace(tower.transformer, scan=Switch.ON)
+    return dataclasses.replace(tower, transformer=stack)
+
 
 def model_size(
     name: str,
@@ -114,15 +121,19 @@ class TwoStream:
     heads: frozenset[str] = frozenset()  # masked heads there are: mvm, mlm
 
     def init_towers(self, key: PRNGKeyArray) -> Params:
-        """Fresh parameters of both towers."""
+        """Fresh parameters of both towers.
+
+        By scanned stacks, whatever the config runs: the same numbers out of one block's program,
+        where an unrolled stack would have as many copies to compile as blocks.
+        """
         image_key, text_key = jax.random.split(key)
-        vision = self.config.vision
+        vision, text_config = _scanned(self.config.vision), _scanned(self.config.text)
         size = vision.image_size
         image = jnp.zeros((1, 1, size, size, 3), jnp.float32)
         text = jnp.zeros((1, 4), jnp.int32)
         return {
             "image": ImageTower(vision).init(image_key, image)["params"],
-            "text": TextTower(self.config.text).init(text_key, text, jnp.array([4]))["params"],
+            "text": TextTower(text_config).init(text_key, text, jnp.array([4]))["params"],
         }
 
     def init_heads(self, key: PRNGKeyArray) -> Params:

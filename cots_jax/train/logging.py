@@ -14,11 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.summary import Summary
-from tensorboardX.writer import Event, SessionLog
-
 from cots_jax.errors import UserError
+from cots_jax.train.tensorboard import Event, EventsWriter, SessionLog, Summary
 
 FLUSH_EVERY = (
     15.0  # seconds between flushes of TensorBoard's file, each of which waits for the disk

@@ -7,19 +7,27 @@ import sys
 
 import pytest
 from doors import PROJECT, run_apart
-from tiny_world import Tiny
 
 SCRIPTS = {
-    "ranking_speed": (("--images=60", "--rounds=2"), {"ratio", "peak_mib", "texts"}),
-    "data_speed": (("--pictures=96", "--rounds=1"), {"prepare_of_bare", "read_of_bare"}),
     "million_records": (("--records=6000",), {"prepare", "epoch", "from_the_middle"}),
     "search_speed": (("--rows=3000", "--rounds=2"), {"one_query", "filtered"}),
+}
+# What the first column of their tables has to hold.
+RECORDS = {
+    "input": ((), {"prepare webdataset", "shards to device", "none", "memory"}),
+    "evaluate": ((), {"60 x 300"}),
+    "embed": (
+        ("--collection=100",),
+        {"files", "decoded", "index", "texts", "index, nothing changed"},
+    ),
+    "start": ((), {"tiny", "jax alone"}),
+    "scale": (("--axes=length", "--config.method.weight_mvm=0"), {"length", 16, 32}),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_it_says_what_it_found(name, tmp_path):
+def test_it_says_what_it_found(name: str, tmp_path: pathlib.Path) -> None:
     flags, keys = SCRIPTS[name]
     command = [sys.executable, str(PROJECT / "benchmarks" / f"{name}.py"), *flags]
     said = run_apart(tmp_path, command)
@@ -28,13 +36,23 @@ def test_it_says_what_it_found(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_says_how_fast_an_index_is_made(tiny: Tiny, tmp_path: pathlib.Path) -> None:
-    flags = [f"--model={tiny.run}", "--pictures=300", "--embedded=20", "--rounds=1"]
-    said = run_apart(
-        tmp_path, [sys.executable, str(PROJECT / "benchmarks" / "index_speed.py"), *flags]
-    )
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_quick_look_leaves_a_record(name: str, tmp_path: pathlib.Path) -> None:
+    flags, rows = RECORDS[name]
+    out = tmp_path / f"{name}.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", f"--out={out}", *flags]
+    said = run_apart(tmp_path, command)
     assert said.status == 0, said.err
-    assert {"of_encoder", "nothing_changed_s"} <= set(json.loads(said.out))
+    record = json.loads(out.read_text("utf-8"))
+    assert record["benchmark"] == name
+    assert record["quick"] is True
+    assert record["command"] == " ".join(["python -m", f"benchmarks.{name}", "--quick", *flags])
+    assert {row[0] for table in record["tables"] for row in table["rows"]} >= rows
+    for table in record["tables"]:
+        assert table["title"] in said.out
+        for row in table["rows"]:
+            assert len(row) == len(table["columns"])
+    assert record["details"]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 import quick
 
@@ -92,6 +93,20 @@ def test_the_hardware_sets_precision_scan_and_remat_and_the_tokenizer_the_vocabu
         )
     assert size.text.vocabulary == 77
     assert model_size("tiny-16", hardware).text.vocabulary == SIZES["tiny-16"].text.vocabulary
+
+
+def test_fresh_towers_are_made_block_by_block_and_do_not_depend_on_the_hardware():
+    """Twelve unrolled blocks would be twelve copies of one initialiser for the compiler."""
+    fresh = {}
+    for scan in Switch:
+        size = model_size("photo-64", HardwareConfig(scan=scan))
+        init = jax.jit(TwoStream(size, MaskedConfig()).init_towers)
+        program = jax.make_jaxpr(init)(jax.random.key(0))
+        found = oracles.equations(program.jaxpr)
+        unrolled = {e.params["unroll"] for e in found if e.primitive.name == "scan"}
+        assert unrolled == {1}
+        fresh[scan] = init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, fresh[Switch.ON], fresh[Switch.OFF])
 
 
 def test_an_unknown_size_names_the_nearest():

@@ -6,10 +6,12 @@ import json
 import math
 import os
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from doors import run_apart
 from tensorboardX.writer import Event, SessionLog
 
 from cots_jax.errors import UserError
@@ -136,3 +138,20 @@ class TestWriting:
         (tmp_path / "file").write_text("")
         with pytest.raises(UserError, match="cannot write the metrics"):
             MetricsLog(tmp_path / "file" / "run")
+
+
+TRAINING_WITH_TORCH_THERE = """
+import cots_jax.main
+import torch
+print(torch.imported)
+"""
+
+
+def test_training_does_not_import_pytorch_and_leaves_it_to_others(tmp_path: Path) -> None:
+    """tensorboardX would, and that takes longer than all of the rest."""
+    (tmp_path / "torch.py").write_text(
+        "import traceback\nimported = traceback.extract_stack()[0].lineno"
+    )
+    said = run_apart(tmp_path, [sys.executable, "-c", TRAINING_WITH_TORCH_THERE])
+    assert said.status == 0, said.err
+    assert said.out == "3\n"  # by the line above that asks for it, and by none before
