@@ -37,6 +37,9 @@ lint: $(VENV)/.test-installed
 	$(bin)/ruff format --check .
 	$(bin)/pyrefly check
 
+# Most of the time of these tests is the compiler's, so that it may take less care; the slow tier
+# compiles as users do.
+test: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
 test: lint
 	$(bin)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadgroup -q
 

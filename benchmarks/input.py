@@ -38,6 +38,7 @@ import numpy as np
 from benchmarks.made_up import WORDS, captions, pictures
 from benchmarks.measure import (
     PROJECT,
+    Cell,
     Found,
     Table,
     cores,
@@ -190,7 +191,7 @@ def measured(flags: argparse.Namespace) -> Found:
         decoding = decoding_rate(folder, flags)
         runs = {cache: measure_run(folder, cache, flags) for cache in (Cache.NONE, Cache.MEMORY)}
     read_pictures = flags.pictures // BATCH * BATCH
-    rates = [
+    rates: list[tuple[Cell, ...]] = [
         _row("prepare webdataset", "decode, shrink, encode by threads", flags.pictures,
              preparing, "prepare", "bare"),
         _row("shards to device", "a loader that only decodes", read_pictures,
@@ -200,7 +201,7 @@ def measured(flags: argparse.Namespace) -> Found:
     ]  # fmt: skip
     columns = ("work", "pictures/s", "bare work", "pictures/s of it", "share, %", "least to most")
     title = f"{flags.pictures:,} pictures of {WIDTH} x {HEIGHT}, read at {flags.side} px"
-    waits = [
+    waits: list[tuple[Cell, ...]] = [
         (str(cache), row["pairs_per_second"], 100 * row["data_wait"], decoding)
         for cache, row in runs.items()
     ]

@@ -31,17 +31,18 @@ class Marks:
 
     def __init__(self) -> None:
         self.ended = {"python": time.time()}
-        self._phase_of: dict[str, collections.Counter[str]] = {}
+        self._phase_of: dict[str, dict[str, float]] = {}
 
     def end(self, phase: str) -> None:
         """The first time counts."""
         self.ended.setdefault(phase, time.time())
 
-    def heard(self, event: str, seconds: float, **_: Any) -> None:
+    def heard(self, event: str, duration_secs: float, **_: Any) -> None:
         """Takes JAX's word for a stage of a program, which belongs to the phase under way."""
         if stage := STAGES.get(event):
             under_way = next(phase for phase in PHASES if phase not in self.ended)
-            self._phase_of.setdefault(under_way, collections.Counter())[stage] += seconds
+            spent = self._phase_of.setdefault(under_way, collections.defaultdict(float))
+            spent[stage] += duration_secs
 
     def say(self) -> None:
         """Prints all of it."""
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
     span = loop.Clock.span
 
     @contextlib.contextmanager
-    def spans(clock: loop.Clock, name: str) -> Iterator[None]:
+    def spans(clock: loop.Clock, name: Any) -> Iterator[None]:
         if name == "data":
             marks.end("state")
         with span(clock, name):

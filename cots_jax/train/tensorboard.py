@@ -8,19 +8,21 @@ more than two of the seconds before a first step. It does without one that canno
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
 def _without(name: str) -> Iterator[None]:
     """Within, a module that nobody has imported yet counts as not installed."""
-    if name in sys.modules:
+    modules: dict[str, Any] = sys.modules
+    if name in modules:
         yield
         return
-    sys.modules[name] = None  # what `import` takes for absent
+    modules[name] = None  # what `import` takes for absent
     try:
         yield
     finally:
-        del sys.modules[name]
+        del modules[name]
 
 
 with _without("torch"):
