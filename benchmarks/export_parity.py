@@ -83,7 +83,7 @@ def main() -> None:
     image = np.stack([decode_picture(one.image, opened.preprocessing.size) for one in found])
     words = opened.tokenizer.encode(texts, opened.config.data.text_length)
     given = {"image": {"image": image}, "text": {"text": words.ids, "text_length": words.length}}
-    model = [opened.encode_decoded(image), opened.encode_texts(texts)]
+    model = [opened.encode_decoded(image[:, None]), opened.encode_texts(texts)]
     signatures = Functions.of(opened).signatures(opened.towers, BATCH)
     facts = json.loads((options.export / "export.json").read_text(encoding="utf-8"))
     report = {"pictures": len(image), "device": jax.devices()[0].device_kind}

@@ -51,6 +51,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from cots_jax import checkpoint
+from cots_jax.errors import UserError
 number, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=number)
@@ -77,7 +78,7 @@ if number == 0:
 multihost_utils.sync_global_devices("all damaged")
 try:
     checkpoint.latest(folder)
-except checkpoint.UserError as error:
+except UserError as error:
     print(error)
 """
 

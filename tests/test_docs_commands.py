@@ -137,12 +137,12 @@ RUN = {"prepare": run_prepare, "main": run_main, "evaluate": run_evaluate, "sear
 
 
 def type_in(root: pathlib.Path, page: str, door: str, beginning: str, *more: str) -> Said:
-    """Runs the command of a page that begins so, as it stands, with `more` behind it."""
-    (words,) = [
+    """Runs the first command of a page that begins so, as it stands, with `more` behind it."""
+    words = next(
         each.words
         for each in commands()
         if (each.page, each.door) == (page, door) and " ".join(each.words).startswith(beginning)
-    ]
+    )
     said = RUN[door](root, *words, *more)
     assert said.status == 0, said.err
     return said

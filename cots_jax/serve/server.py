@@ -42,9 +42,23 @@ def serve(folder: Path, model: str, address: Address, alike: float) -> None:
             finder.warm_up()
             app = make_app(Service(finder, Thumbnails(originals)), access, alike)
             url = _url(listening, address, access)
-            print(f"{len(gallery):,} pictures on {url} (Ctrl-C ends it)", file=sys.stderr)
+            ready = f"{len(gallery):,} pictures on {url} (Ctrl-C ends it)"
             with contextlib.suppress(KeyboardInterrupt):
-                uvicorn.Server(settings(app)).run(sockets=[listening])
+                _Server(settings(app), ready).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Says where it is once it answers there and takes signals, no sooner."""
+
+    def __init__(self, config: uvicorn.Config, ready: str) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does it, then the word."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            print(self._ready, file=sys.stderr)
 
 
 def _embedder(opened: Pretrained) -> Embedder:
