@@ -79,7 +79,9 @@ def test_a_run_starts_from_the_weights_online_and_momentum(tiny: Tiny, tmp_path:
         leaves = flat(saved[which])
         for path, wanted in flat(towers).items():
             if "projection" not in path:
-                np.testing.assert_array_equal(leaves[path], wanted, err_msg=path)
+                # The mean of a number with itself may round to its neighbour.
+                ulps = 1 if which == "momentum" else 0
+                np.testing.assert_array_max_ulp(leaves[path], wanted, maxulp=ulps)
     # What the files do not have has its own start, the same in both.
     own = flat(saved["online"])["image/projection/kernel"]
     assert np.abs(own).max() > 0
