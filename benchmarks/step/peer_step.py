@@ -208,18 +208,19 @@ class Peer(nn.Module):
     ) -> dict[str, Tensor]:
         """The instance and the task level."""
         tau, queue = self.method.temperature, self.queue
-        columns, own = Columns(queue.image, queue.text, queue.group_id, queue.valid), 0
+        columns = Columns(queue.image, queue.text, queue.group_id, queue.valid)
         if self.method.negatives is Negatives.QUEUE_AND_BATCH:
-            own = len(group)
             columns = Columns(
                 torch.cat([image_key, queue.image]),
                 torch.cat([text_key, queue.text]),
                 torch.cat([group, queue.group_id]),
                 torch.cat([weight > 0, queue.valid]),
             )
-        keep = columns.valid[None] & (group[:, None] != columns.group_id[None])
-        if own:
-            keep[:, :own].fill_diagonal_(False)
+        same = (group[:, None] == columns.group_id[None]) & (group >= 0)[:, None]
+        keep = columns.valid[None] & ~same
+        if self.method.negatives is Negatives.QUEUE_AND_BATCH:
+            place = torch.arange(len(columns.valid), device=group.device)
+            keep = keep & (place[: len(group), None] != place[None])  # the own key
 
         def rows(features: Tensor, positive: Tensor, candidates: Tensor) -> Tensor:
             """Log-probabilities, the positive first."""
