@@ -5,7 +5,7 @@
         [--peers=eager,compiled] [--parts] [--config.KEY=value …] [--rounds=N] [--out=FILE.json]
 
 The full objective and contrastive alone: ours, the peer (benchmarks/step/peer_step.py) eager and by
-`torch.compile`, one step each in turn, so that whatever else the machine does hits all alike;
+`torch.compile`, some steps each in turn, so that whatever else the machine does hits all alike;
 ratios are medians over the rounds. Beforehand ours and the peer take two steps on the same pairs
 from the same parameters, and their losses must agree; and the peer's towers are timed against
 Hugging Face's. Codes come with the batch and pictures are not augmented; --parts times the parts of
@@ -27,10 +27,10 @@ from benchmarks.measure import (
     Found,
     Table,
     flags_of,
-    in_turns,
     median,
     ratio,
     run_benchmark,
+    seconds,
     spread,
 )
 from benchmarks.step.huggingface import passes
@@ -48,7 +48,7 @@ STILL = ("shift", "scale", "brightness", "contrast", "saturation", "hue", "grey_
 ARMS = {"full": "", "contrastive": ":contrastive"}
 PEERS = ("eager", "compiled")
 AGREE = {"cpu": 1e-4, "cuda": 5e-2}  # relative, of losses in float32 and in bf16
-CHECKED, ROUNDS = 2, 7  # steps
+CHECKED, IN_A_ROW, ROUNDS = 2, 3, 9  # steps; steps of a turn
 
 Call = Callable[[], Any]
 
@@ -121,10 +121,19 @@ def measured(flags: argparse.Namespace) -> Found:
 
 
 def _warm_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
+    """Seconds of a step in each round, the mean of several in a row after one that is not timed:
+    threads of the one library wait busily for a while after its turn, which is no fault of the
+    other's."""
     for call in calls.values():
         call()  # compiles
-        call()
-    return in_turns(calls, rounds)
+    names, spent = list(calls), {name: [0.0] * rounds for name in calls}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            call = calls[name]
+            call()
+            spent[name][number] = seconds(lambda call=call: [call() for _ in range(IN_A_ROW)])
+    return {name: [each / IN_A_ROW for each in times] for name, times in spent.items()}
 
 
 def _times(title: str, spent: Mapping[str, Sequence[float]]) -> Table:
