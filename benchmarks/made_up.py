@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from benchmarks.measure import PROJECT
 from cots_jax import checkpoint
 from cots_jax.arguments import load_config
 from cots_jax.config import build_config
@@ -26,7 +27,7 @@ from cots_jax.schema import MaskedConfig
 from cots_jax.switches import Precision, Task
 from cots_jax.train.assemble import DVAES
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = PROJECT / "configs"
 WORDS = ("red", "green", "small", "old", "dog", "tree", "boat", "house", "near", "under")
 SCALES = (1, 2, 4, 8, 16, 32, 80)  # pixels a cell
 DIFFERENT = 64  # drawings; the rest are these with other bytes behind the picture

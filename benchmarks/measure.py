@@ -75,15 +75,28 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def in_turns(
+    calls: Mapping[str, Callable[[], Any]], rounds: int, in_a_row: int = 0
+) -> dict[str, list[float]]:
     """Seconds of each call in each round. The calls take turns, and each round begins with another
-    one, so that what a machine does besides falls on all of them. Nothing is warmed up."""
+    one, so that what a machine does besides falls on all of them. Nothing is warmed up.
+
+    in_a_row: above 0, a turn is the mean of so many calls after one that is not timed. Threads of
+    one library wait busily for a while after its turn, which is no fault of the next one's.
+    """
     names, spent = list(calls), {name: [0.0] * rounds for name in calls}
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            spent[name][number] = seconds(calls[name])
+            spent[name][number] = _turn(calls[name], in_a_row)
     return spent
+
+
+def _turn(call: Callable[[], Any], in_a_row: int) -> float:
+    if not in_a_row:
+        return seconds(call)
+    call()
+    return seconds(lambda: [call() for _ in range(in_a_row)]) / in_a_row
 
 
 def ratio(spent: Samples, name: str, of: str) -> float:

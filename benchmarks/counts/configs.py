@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configs of this repository, in whatever folder a count is started."""
 
-from pathlib import Path
-
+from benchmarks.measure import PROJECT
 from cots_jax.arguments import parse_arguments
 from cots_jax.schema import Config
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = PROJECT / "configs"
 TOKENIZERS = {"demo": "dvae.py:emoji", "tiny": "tiny.py:dvae"}
 
 

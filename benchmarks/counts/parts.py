@@ -8,14 +8,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks.counts import compiled, short_run, steps
 from benchmarks.counts.record import Counts
+from benchmarks.measure import PROJECT
 from cots_jax.errors import UserError
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass(frozen=True)

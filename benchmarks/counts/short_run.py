@@ -5,31 +5,20 @@ On two fake devices: what lies on several of them NumPy cannot read without aski
 fetch passes uncounted, which on one device of a CPU it would.
 """
 
-import csv
 import io
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
-from unittest import mock
-
-import jax
-import numpy as np
-from PIL import Image
 
 from benchmarks.counts.configs import config_of
 from benchmarks.counts.record import VERSION, installed_version
 from benchmarks.counts.watch import Watch, Watched
-from cots_jax.data.prepare.pairs import PairsOptions, prepare_pairs
-from cots_jax.image_tokenizer import ImageTokenizer
-from cots_jax.planning.tokenizers import tokenizer_shapes
-from cots_jax.schema import Config
-from cots_jax.train import assemble
+from benchmarks.made_up import write_pairs, write_tokenizer
 from cots_jax.train.loop import train
 
 STEPS, LOG, REST = 14, 4, 7  # steps, and how often is logged, and all else done
-PAIRS, HELD_OUT, SIDE = 48, 4, 16  # every fourth is held out
-WORDS = ("bars", "steps", "checks", "left", "roof", "ring", "slope", "night")
+PAIRS, HELD_OUT, SIDE = 48, 12, 16
 TINY = "tiny"
 PLAIN = "a step that nothing else falls on"
 
@@ -85,47 +74,22 @@ def _agreed(steps: list[Watched]) -> dict[str, int]:
 
 
 def _trained(folder: Path) -> Watch:
-    data = folder / "data"
-    prepare_pairs(data, _pairs(folder))
+    data, tokenizer = folder / "data", folder / "dvae"
+    write_pairs(data, PAIRS, SIDE, HELD_OUT)
+    write_tokenizer(tokenizer, "dvae-16-8")
     always = (
         f"--config.data.train={data}#train",
         f"--config.data.eval={data}#val",
         *(f"--config.{name}_every={REST} steps" for name in ("evaluate", "checkpoint", "diagnose")),
         f"--config.log_every={LOG} steps",
+        f"--config.image_tokenizer={tokenizer}",
     )
     off = "--config.method.filter.list_dropped=off"  # which fetches each step's rows, a step late
     duration = f"--config.duration={STEPS} steps"
-    config = config_of("tiny", "cpu-2", "--config.hardware.scan=on", off, *always, duration)
-    tokenizer = _untrained(config)
-    with (
-        mock.patch.object(assemble, "load_image_tokenizer", lambda *_: tokenizer),
-        Watch(_is_plain) as watch,
-    ):
+    config = config_of(TINY, "cpu-2", "--config.hardware.scan=on", off, *always, duration)
+    with Watch(_is_plain) as watch:
         train(config, folder / "run", io.StringIO())
     return watch
-
-
-def _untrained(config: Config) -> ImageTokenizer:
-    """All zeros: what the codes are changes no count."""
-    shapes = tokenizer_shapes(config)
-    assert shapes is not None
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.params)
-    return ImageTokenizer(shapes.config, params, ())
-
-
-def _pairs(folder: Path) -> PairsOptions:
-    """Pictures of noise, and two words for each."""
-    (folder / "pictures").mkdir()
-    random = np.random.default_rng(0)
-    with (folder / "captions.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("image", "caption", "split"))
-        for number in range(PAIRS):
-            pixels = random.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / "pictures" / f"{number}.png")
-            words = f"{WORDS[number % 8]} over {WORDS[number // 8]}"
-            rows.writerow((f"{number}.png", words, "train" if number % HELD_OUT else "val"))
-    return PairsOptions(captions=folder / "captions.csv", images=folder / "pictures")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training step against the same one written in PyTorch.
 
-    python -m benchmarks.step [--size=demo|b16-224|b16-384|…] [--batch=N] [--arms=full,contrastive]
+    python -m benchmarks.step [--size=demo|b16-224|b16-384] [--batch=N] [--arms=full,contrastive]
         [--peers=eager,compiled] [--parts] [--config.KEY=value …] [--rounds=N] [--out=FILE.json]
 
 The full objective and contrastive alone: ours, the peer (benchmarks/step/peer_step.py) eager and by
@@ -23,30 +23,35 @@ import numpy as np
 import torch
 
 from benchmarks.measure import (
+    PROJECT,
     Cell,
     Found,
     Table,
     flags_of,
+    in_turns,
     median,
     ratio,
     run_benchmark,
-    seconds,
     spread,
 )
 from benchmarks.step.huggingface import passes
 from benchmarks.step.ours import MOMENTUM, RATE, ours, peer_batch, peer_of
 from benchmarks.step.parts import parts
+from benchmarks.step.peer_step import PeerBatch
 from cots_jax.arguments import parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
-from cots_jax.models.two_stream import SIZES
 from cots_jax.planning.tokenizers import tokenizer_shapes
 from cots_jax.schema import Config
 from cots_jax.train.flops import count_flops
 
+CONFIGS = PROJECT / "configs"
+SIZES = {"demo": 64, "b16-224": 4, "b16-384": 2, "tiny": 16}  # pairs
+TOKENIZERS = {"demo": "dvae.py:emoji", "tiny": "tiny.py:dvae"}
 STILL = ("shift", "scale", "brightness", "contrast", "saturation", "hue", "grey_probability")
-ARMS = {"full": "", "contrastive": ":contrastive"}
+ARMS = {"full": "", "contrastive": "contrastive"}
 PEERS = ("eager", "compiled")
+PLACES = {"cpu": "cpu", "gpu": "cuda"}  # JAX's name of the device -> PyTorch's
 AGREE = {"cpu": 1e-4, "cuda": 5e-2}  # relative, of losses in float32 and in bf16
 CHECKED, IN_A_ROW, ROUNDS = 2, 3, 9  # steps; steps of a turn
 
@@ -55,15 +60,29 @@ Call = Callable[[], Any]
 
 def config_of(size: str, arm: str, batch: int, *keys: str) -> Config:
     """The config that a size stands for, on this machine. Raises UserError."""
-    if size == "demo":
-        spec = [f"--config=configs/demo.py{ARMS[arm]}"]
+    own = [f"--config.augmentation.{name}=0.0" for name in STILL]
+    file = f"{size}.py"
+    if size in TOKENIZERS:
+        own.append(f"--config.image_tokenizer_config={CONFIGS / TOKENIZERS[size]}")
     else:
-        spec = [f"--config=configs/pretrain.py{ARMS[arm]}", f"--config.model={size}"]
-        if jax.default_backend() == "cpu":
-            spec.append("--config.hardware.scan=on")  # 12 blocks are not worth the compiler's time
-    still = [f"--config.augmentation.{name}={0.0}" for name in STILL]
-    row = ["--config.hardware.precision=float32"] if jax.default_backend() == "cpu" else []
-    return parse_arguments([*spec, *row, f"--config.batch={batch}", *still, *keys], "").config
+        file = "pretrain.py"
+        own.append(f"--config.model={size}")
+    if jax.default_backend() == "cpu":
+        own.append("--config.hardware.precision=float32")
+        if size not in TOKENIZERS:  # 12 blocks are not worth the compiler's time
+            own.append("--config.hardware.scan=on")
+    spec = f"--config={CONFIGS / file}:{ARMS[arm]}"
+    return parse_arguments([spec, f"--config.batch={batch}", *own, *keys], "").config
+
+
+def place_of_peer() -> str:
+    """PyTorch's name of the device that JAX uses. Raises UserError where it has none."""
+    found = PLACES.get(jax.default_backend(), "")
+    if found == "cuda" and not torch.cuda.is_available():
+        raise UserError("JAX uses a GPU that PyTorch does not see: install its CUDA build")
+    if not found:
+        raise UserError(f"PyTorch has no {jax.default_backend()}: leave it out by --peers=")
+    return found
 
 
 def against_peer(size: str, arm: str, batch: int, peers: Sequence[str], keys: Sequence[str]) -> Any:
@@ -72,23 +91,34 @@ def against_peer(size: str, arm: str, batch: int, peers: Sequence[str], keys: Se
     mine = ours(config)
     calls: dict[str, Call] = {"ours": lambda: jax.block_until_ready(mine.run())}
     if peers:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        peer = peer_of(config, mine, device)
-        pairs = [peer_batch(config, mine, step, device) for step in range(CHECKED)]
+        place = place_of_peer()
+        peer = peer_of(config, mine, place)
+        pairs = [peer_batch(config, mine, step, place) for step in range(CHECKED)]
 
-        def step(pairs: Any, compiled: bool) -> dict[str, torch.Tensor]:
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                found = peer.step(pairs, mine.weights, RATE, MOMENTUM, compiled)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            return found
+        def to_its_end(call: Call) -> Call:
+            """In the peer's precision, to the end of what the device does."""
+
+            def run() -> Any:
+                with torch.autocast(place, torch.bfloat16, enabled=place == "cuda"):
+                    found = call()
+                if place == "cuda":
+                    torch.cuda.synchronize()
+                return found
+
+            return run
+
+        def step(one: PeerBatch, way: str) -> Call:
+            compiled = way == "compiled"
+            return to_its_end(
+                lambda: peer.step(one, mine.weights, RATE, MOMENTUM, compiled=compiled)
+            )
 
         for one in pairs:
-            _check_losses(mine.run(), step(one, False), AGREE[device])
-        last = pairs[-1]
-        calls |= {name: lambda name=name: step(last, name == "compiled") for name in peers}
+            _check_losses(mine.run(), step(one, "eager")(), AGREE[place])
+        calls |= {way: step(pairs[-1], way) for way in peers}
         if arm == "full":
-            calls |= passes(mine.bare.model.config, peer.towers, last, device)
+            towers = passes(mine.bare.model.config, peer.towers, pairs[-1], place)
+            calls |= {name: to_its_end(call) for name, call in towers.items()}
     flops = count_flops(mine.bare, mine.state, {}, mine.batch, mine.knobs)
     return mine, calls, flops
 
@@ -102,38 +132,29 @@ def _check_losses(mine: Mapping[str, Any], theirs: Mapping[str, torch.Tensor], n
 
 def measured(flags: argparse.Namespace) -> Found:
     """Milliseconds by arm and call, ratios, and the parts of the first arm's step."""
-    batch = flags.batch or (64 if flags.size == "demo" else 4)
+    if flags.batch < 0 or not flags.arms:
+        raise UserError("--batch is above 0, and --arms names one at least")
+    size = flags.size or ("tiny" if flags.quick else "demo")
+    batch = flags.batch or SIZES[size]
     calls: dict[str, Call] = {}
     flops, mine = {}, {}
     for arm in flags.arms:
-        mine[arm], found, flops[arm] = against_peer(flags.size, arm, batch, flags.peers, flags.keys)
+        mine[arm], found, flops[arm] = against_peer(size, arm, batch, flags.peers, flags.keys)
         calls |= {f"{arm}: {name}": call for name, call in found.items()}
-    spent = _warm_turns(calls, flags.rounds or ROUNDS)
-    tables = [_times(f"A step of {flags.size}, {batch} pairs", spent), _ratios(spent)]
+    spent = _turns(calls, flags)
+    tables = [_times(f"A step of {size}, {batch} pairs", spent), _ratios(spent)]
     if flags.parts:
-        config = config_of(flags.size, flags.arms[0], batch, *flags.keys)
+        config = config_of(size, flags.arms[0], batch, *flags.keys)
         found = parts(mine[flags.arms[0]], tokenizer_shapes(config))
-        times = _warm_turns(
-            {name: part.run for name, part in found.items()}, flags.rounds or ROUNDS
-        )
+        times = _turns({name: part.run for name, part in found.items()}, flags)
         tables.append(_times("Its parts, each by itself", times))
     return Found(tables, {"flops": flops, "batch": batch, "seconds": spent})
 
 
-def _warm_turns(calls: Mapping[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step in each round, the mean of several in a row after one that is not timed:
-    threads of the one library wait busily for a while after its turn, which is no fault of the
-    other's."""
+def _turns(calls: Mapping[str, Call], flags: argparse.Namespace) -> dict[str, list[float]]:
     for call in calls.values():
         call()  # compiles
-    names, spent = list(calls), {name: [0.0] * rounds for name in calls}
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            call = calls[name]
-            call()
-            spent[name][number] = seconds(lambda call=call: [call() for _ in range(IN_A_ROW)])
-    return {name: [each / IN_A_ROW for each in times] for name, times in spent.items()}
+    return in_turns(calls, flags.rounds or (1 if flags.quick else ROUNDS), IN_A_ROW)
 
 
 def _times(title: str, spent: Mapping[str, Sequence[float]]) -> Table:
@@ -174,8 +195,8 @@ def _flags() -> argparse.ArgumentParser:
 
         return read
 
-    parser.add_argument("--size", default="demo", choices=("demo", *SIZES))
-    parser.add_argument("--batch", type=int, default=0, help="pairs; 64 of the demo, else 4")
+    parser.add_argument("--size", default="", choices=SIZES, help="demo; of --quick: tiny")
+    parser.add_argument("--batch", type=int, default=0, help=f"pairs; {SIZES}")
     parser.add_argument("--arms", type=some(list(ARMS)), default=list(ARMS))
     parser.add_argument("--peers", type=some(PEERS), default=list(PEERS), help="'' for none")
     parser.add_argument("--parts", action="store_true", help="the parts of our step as well")

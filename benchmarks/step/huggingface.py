@@ -2,6 +2,7 @@
 """Hugging Face's towers with fused attention, to show that the peer is no straw man."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from transformers import AutoModel, BertConfig, ViTConfig
 
 from benchmarks.step.peer_model import Towers
 from benchmarks.step.peer_step import PeerBatch
-from cots_jax.models.transformer import Activation
+from cots_jax.models.transformer import Activation, TransformerConfig
 from cots_jax.models.two_stream import TwoStreamConfig
 
 NAMES = {
@@ -22,34 +23,30 @@ NAMES = {
 def towers_of(config: TwoStreamConfig, device: str) -> tuple[nn.Module, nn.Module]:
     """Random weights; no dropout, as the peer has none."""
     seen, read = config.vision, config.text
-    image, text = seen.transformer, read.transformer
-    vit = ViTConfig(
-        hidden_size=image.width,
-        num_hidden_layers=image.layers,
-        num_attention_heads=image.heads,
-        intermediate_size=image.mlp,
-        hidden_act=NAMES[image.activation],
-        layer_norm_eps=image.epsilon,
-        image_size=seen.image_size,
-        patch_size=seen.patch,
-    )
+    vit = ViTConfig(**_stack(seen.transformer), image_size=seen.image_size, patch_size=seen.patch)
     bert = BertConfig(
+        **_stack(read.transformer),
         vocab_size=read.vocabulary,
-        hidden_size=text.width,
-        num_hidden_layers=text.layers,
-        num_attention_heads=text.heads,
-        intermediate_size=text.mlp,
-        hidden_act=NAMES[text.activation],
-        layer_norm_eps=text.epsilon,
         max_position_embeddings=read.positions,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
     )
     image_tower, text_tower = (
         AutoModel.from_config(one, attn_implementation="sdpa", add_pooling_layer=False).to(device)
         for one in (vit, bert)
     )
     return image_tower, text_tower
+
+
+def _stack(config: TransformerConfig) -> dict[str, Any]:
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp,
+        "hidden_act": NAMES[config.activation],
+        "layer_norm_eps": config.epsilon,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
 
 
 def passes(

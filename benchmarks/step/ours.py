@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from benchmarks.step.peer_model import from_ours
-from benchmarks.step.peer_step import Peer, PeerBatch, objectives
+from benchmarks.step.peer_step import Peer, PeerBatch
 from cots_jax.batch import Batch
 from cots_jax.data.masking import blockwise_masks, mask_text, masked_count
-from cots_jax.objectives.total import Terms
+from cots_jax.objectives.total import OBJECTIVES, Terms
 from cots_jax.planning.tokenizers import tokenizer_shapes
 from cots_jax.schema import Config
 from cots_jax.train.mesh import by_rows, make_mesh, state_shardings, whole
@@ -52,8 +52,8 @@ def ours(config: Config) -> Ours:
     fresh = jax.jit(lambda: bare.fresh(keys, 1), out_shardings=state_shardings(mesh, shapes))
     state = fresh()
     state = dataclasses.replace(state, method=_with_full_queue(state.method))
-    batch = made_up(config, planned)
-    weights = {name: 1.0 if name in bare.active else 0.0 for name in Terms(1, 1, 1, 1).named()}
+    batch = made_up_pairs(config, bare)
+    weights = {name: float(name in bare.active) for name in OBJECTIVES}
     knobs = Knobs(
         np.uint32(SEED),
         np.float32(RATE),
@@ -89,10 +89,10 @@ def _with_full_queue(method: Any) -> Any:
     return dataclasses.replace(method, queue=full)
 
 
-def made_up(config: Config, planned: Any) -> Batch:
+def made_up_pairs(config: Config, step: CotsStep) -> Batch:
     """Noise for pictures, random words, masks as the pipeline draws them, and codes."""
     rng = np.random.default_rng(SEED)
-    step, b, l = planned.step, config.batch, config.data.text_length
+    b, l = config.batch, config.data.text_length
     vision, masked = step.model.config.vision, config.method.masked
     length = np.minimum(rng.integers(*WORDS, size=b) + 2, l).astype(np.int32)
     place = np.arange(l)[None]
@@ -123,7 +123,7 @@ def peer_of(config: Config, mine: Ours, device: str) -> Peer:
         config.method,
         config.optimizer,
         bare.model.codes,
-        objectives(mine.weights),
+        bare.active,
     )
     state = jax.device_get(mine.state)
     peer.towers.load_state_dict(from_ours(state.params["towers"]))

@@ -19,8 +19,15 @@ from cots_jax.models.image_tokens import picture_ids
 from cots_jax.models.two_stream import TwoStream
 from cots_jax.objectives.contrastive import Rows
 from cots_jax.objectives.masked import masked_loss
-from cots_jax.objectives.queue import enqueue, queue_columns
-from cots_jax.objectives.total import Candidates, Terms, Tools, feature_losses, masked_patches
+from cots_jax.objectives.queue import Columns, enqueue, queue_columns
+from cots_jax.objectives.total import (
+    OBJECTIVES,
+    Candidates,
+    Terms,
+    Tools,
+    feature_losses,
+    masked_patches,
+)
 from cots_jax.planning.tokenizers import TokenizerShapes
 from cots_jax.switches import Negatives
 from cots_jax.train.state import advance
@@ -107,29 +114,18 @@ def _queue(mine: Ours) -> Part:
     tools = Tools(bare.model, method, bare.active, frozenset(), lambda x: x, lambda x: x)
     keys = Rows(_unit_rows(3, b, e), _unit_rows(4, b, e), batch.group_id, place)
 
+    own = Columns(keys.image, keys.text, batch.group_id, batch.weight > 0, place)
+    pairs = Terms(**dict.fromkeys(OBJECTIVES, b))
+
     def loss(features: tuple[Array, Array], heads: Any, queue: Any) -> tuple[Array, Any]:
         rows = Rows(*features, batch.group_id, place)
         pieces = (queue_columns(queue),)
         if method.negatives is Negatives.QUEUE_AND_BATCH:
-            own = dataclasses.replace(
-                queue_columns(queue),
-                row=place,
-                valid=batch.weight > 0,
-                image=keys.image,
-                text=keys.text,
-                group_id=batch.group_id,
-            )
             pieces = *pieces, own
-        found = feature_losses(
-            heads, tools, rows, batch.weight, Candidates(keys, pieces), weights, weights
-        )
+        candidates = Candidates(keys, pieces)
+        found = feature_losses(heads, tools, rows, batch.weight, candidates, weights, pairs)
         filled = enqueue(
-            queue,
-            keys.image,
-            keys.text,
-            batch.group_id,
-            batch.weight > 0,
-            length=method.queue_length,
+            queue, keys.image, keys.text, batch.group_id, own.valid, length=method.queue_length
         )
         return found.total, filled
 
@@ -150,8 +146,7 @@ def _update(mine: Ours) -> Part:
         )
         return new.params, new.opt_state, kept
 
-    state = dataclasses.replace(mine.state, method=mine.state.method)
-    return Part(jax.jit(update), (state, jax.tree.map(jnp.ones_like, state.params)))
+    return Part(jax.jit(update), (mine.state, jax.tree.map(jnp.ones_like, mine.state.params)))
 
 
 def _masked_image(mine: Ours) -> Part:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.step.peer_model import Encoded, Heads, Towers
+from cots_jax.errors import UserError
 from cots_jax.models.two_stream import TwoStreamConfig
-from cots_jax.objectives.total import OBJECTIVES
 from cots_jax.schema import MethodConfig, OptimizerConfig
 from cots_jax.switches import (
     Condition,
@@ -60,7 +60,7 @@ class Columns:
 
 
 class Peer(nn.Module):
-    """State and step. Raises ValueError for switches that it does not have."""
+    """State and step. Raises UserError for switches that it does not have."""
 
     def __init__(
         self,
@@ -274,11 +274,4 @@ def _check(method: MethodConfig) -> None:
         not method.column_chunk,
     )
     if not all(known):
-        raise ValueError(
-            "the peer has the switches of configs/demo.py and configs/pretrain.py only"
-        )
-
-
-def objectives(weights: dict[str, float]) -> frozenset[str]:
-    """Those with a weight, of all that there are."""
-    return frozenset(name for name in OBJECTIVES if weights.get(name, 0) > 0)
+        raise UserError("the peer has the switches of configs/demo.py and configs/pretrain.py only")

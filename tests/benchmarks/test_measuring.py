@@ -39,6 +39,13 @@ def test_calls_take_turns_and_each_begins_a_round() -> None:
     assert {name: len(times) for name, times in spent.items()} == {"a": 4, "b": 4, "c": 4}
 
 
+def test_a_turn_may_be_several_calls_after_one_that_is_not_timed() -> None:
+    order: list[str] = []
+    spent = in_turns({name: lambda name=name: order.append(name) for name in "ab"}, 2, in_a_row=2)
+    assert "".join(order) == "aaabbb" + "bbbaaa"
+    assert {name: len(times) for name, times in spent.items()} == {"a": 2, "b": 2}
+
+
 def test_a_ratio_is_taken_round_by_round() -> None:
     """A machine that is ten times slower in one round changes nothing."""
     spent = {"ours": [2.0, 30.0, 4.0], "bare": [1.0, 10.0, 2.0]}

@@ -21,6 +21,10 @@ RECORDS = {
         {"files", "decoded", "index", "texts", "index, nothing changed"},
     ),
     "start": ((), {"tiny", "jax alone"}),
+    "step": (
+        ("--peers=eager", "--parts"),
+        {"full: ours", "full: eager", "full over contrastive alone", "queue"},
+    ),
     "scale": (("--axes=length", "--config.method.weight_mvm=0"), {"length", 16, 32}),
 }
 

@@ -11,6 +11,7 @@ from benchmarks.step.ours import MOMENTUM, RATE, Ours, ours, peer_batch, peer_of
 from benchmarks.step.peer_model import from_ours
 from benchmarks.step.peer_step import Peer
 from cots_jax.arguments import parse_arguments
+from cots_jax.errors import UserError
 from cots_jax.models.two_stream import SIZES
 
 STEPS = 3
@@ -92,5 +93,5 @@ def test_the_filter_drops_the_same_pairs_of_some() -> None:
 def test_switches_that_the_peer_lacks_are_refused() -> None:
     config = parse_arguments([f"{TINY}:cpu-1", *KEYS, "--config.method.masked.merge=concat"], "")
     method, optimizer = config.config.method, config.config.optimizer
-    with pytest.raises(ValueError, match="switches"):
+    with pytest.raises(UserError, match="switches"):
         Peer(SIZES["tiny-16"], method, optimizer, codes=16, active=frozenset({"instance"}))

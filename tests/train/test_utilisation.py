@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model FLOPs utilisation: what counts as work, and over which peak."""
 
+import pathlib
+
 import pytest
-from doors import PROJECT
+from doors import PROJECT, run_main
+from tiny_world import CONFIG, Tiny
 
 from cots_jax.arguments import parse_arguments
 from cots_jax.chips import CHIPS
 from cots_jax.schema import Config, HardwareConfig
+from cots_jax.train import logging
 from cots_jax.train.flops import count_flops
 from cots_jax.train.mesh import make_mesh
 from cots_jax.train.planning import PlannedStep, planned_step
@@ -51,3 +55,17 @@ def test_an_objective_that_is_off_is_no_work() -> None:
     config = config_of("v5e-1", "--config.hardware.remat=off")
     alone = counted(config_of("contrastive,v5e-1", "--config.hardware.remat=off"))
     assert step_flops(planned(config).step, config, frozenset({"instance"})) == alone
+
+
+def test_a_run_logs_it_where_its_row_names_a_chip(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    """A row is a name here: the CPU is told that it is a chip, with a tokenizer in its step."""
+    run = tmp_path / "run"
+    said = run_main(
+        tiny.root, f"--config={CONFIG}", f"--workdir={run}", "--config.hardware.row=v5e-1"
+    )
+    assert said.status == 0, said.err
+    rows = [row for row in logging.read(run / "metrics.jsonl") if row.get("mfu")]
+    flops = {row["step"]: row["mfu"] / row["pairs_per_second"] for row in rows}
+    assert 0 < max(row["mfu"] for row in rows) < 1
+    # At step 10 the masked levels are on, at 40 they are not.
+    assert flops[10] > 1.2 * flops[40] > 0
