@@ -62,6 +62,8 @@ def config_of(size: str, arm: str, batch: int, *keys: str) -> Config:
     """The config that a size stands for, on this machine. Raises UserError."""
     own = [f"--config.augmentation.{name}=0.0" for name in STILL]
     file = f"{size}.py"
+    if size == "tiny":
+        own.append("--config.data.tokenizer=captions:300")  # as BERT's special ids need
     if size in TOKENIZERS:
         own.append(f"--config.image_tokenizer_config={CONFIGS / TOKENIZERS[size]}")
     else:
