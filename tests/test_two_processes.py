@@ -36,7 +36,7 @@ MAIN = ("-m", "cots_jax.main", *FLAGS)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tmp_path_factory, hasty_compiler):
     """Prepared data, and a run of one process with one device."""
     folder = tmp_path_factory.mktemp("two")
     said = prepare_tiny(folder)

@@ -186,21 +186,33 @@ class Index:
 
     def _blocks(self) -> Iterator[_Block]:
         """All vectors, from the device where they fit there."""
-        item = np.dtype(str(self.facts.storage)).itemsize
-        if len(self) * self.width * item > RESIDENT:
-            yield from self._read_blocks()
-            return
         if self._resident is None:
-            self._resident = list(self._read_blocks())
+            dtype = self._resident_dtype()
+            if dtype is None:
+                yield from self._read_blocks(np.dtype(str(self.facts.storage)))
+                return
+            self._resident = list(self._read_blocks(dtype))
         yield from self._resident
 
-    def _read_blocks(self) -> Iterator[_Block]:
+    def _resident_dtype(self) -> np.dtype | None:
+        """What vectors are kept in between searches; None where they are read for each.
+
+        A CPU takes longer to widen half precision than to read what is wide already.
+        """
+        stored = np.dtype(str(self.facts.storage))
+        wide = [np.dtype(np.float32)] if jax.default_backend() == "cpu" else []
+        fitting = (d for d in [*wide, stored] if len(self) * self.width * d.itemsize <= RESIDENT)
+        return next(fitting, None)
+
+    def _read_blocks(self, dtype: np.dtype) -> Iterator[_Block]:
         for number, mapped in enumerate(self._mapped):
             self._verify(number)
             for start in range(0, len(mapped), BLOCK):
                 rows = mapped[start : start + BLOCK]
-                padded = jnp.asarray(np.pad(rows, ((0, BLOCK - len(rows)), (0, 0))))
-                yield _Block(int(self._first[number]) + start, len(rows), padded)
+                padded = np.zeros((BLOCK, self.width), dtype)
+                padded[: len(rows)] = rows
+                first = int(self._first[number]) + start
+                yield _Block(first, len(rows), jnp.asarray(padded))
 
     def _verify(self, number: int) -> None:
         if number in self._verified:

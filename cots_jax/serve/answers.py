@@ -26,6 +26,8 @@ class Picture(BaseModel):
     id: str = Field(description="opaque; it holds when the index is brought up to date")
     name: str = Field(description="below the collection, as the index has it")
     captions: list[str]
+    start: float | None = Field(None, description="seconds, of a piece of a video; else null")
+    end: float | None = None
 
 
 class Hit(Picture):

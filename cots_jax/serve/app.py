@@ -34,6 +34,10 @@ Id = Annotated[str, Path(pattern=ID_PATTERN, description="of a hit")]
 _FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": answers.Failure} for status in (400, 401, 403, 404, 421, 422, 429, 503)
 }
+_PARTS: dict[int | str, dict[str, Any]] = {
+    206: {"description": "a part of it", "content": {"video/*": {}}},
+    416: {"description": "beyond its end"},
+}
 _SENT_FAILURES = {**_FAILURES, **{s: {"model": answers.Failure} for s in (408, 413, 415)}}
 _SENT_BODY = {
     "requestBody": {
@@ -158,6 +162,15 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=304, headers=headers)
         return Response(await service.thumbnail(row, size), 200, headers, "image/jpeg")
+
+    @app.get("/api/videos/{id}", response_class=Response, responses={
+        **_FAILURES, **_PARTS, 200: {"content": {"video/*": {}}},
+    })  # fmt: skip
+    async def video(id: Id, request: Request) -> Response:
+        """The video file that a hit is a piece of. Of a `Range`, some MiB come at a time."""
+        row = service.gallery.row_of(id)
+        headers = request.headers
+        return await service.video(row, headers.get("range", ""), headers.get("if-range", ""))
 
 
 def _add_errors(app: FastAPI) -> None:

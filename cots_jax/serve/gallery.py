@@ -54,7 +54,7 @@ class Gallery:
         self.index = index
         self.rows = index.rows(range(len(index)))
         self.has_captions = any(row.captions for row in self.rows)
-        self._ids = np.array([picture_id(row.name) for row in self.rows])
+        self._ids = np.array([picture_id(row) for row in self.rows])
         self._by_id = np.argsort(self._ids)
         names = [row.name for row in self.rows]
         self._by_name = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
@@ -129,8 +129,12 @@ class Gallery:
         return mask
 
 
-def picture_id(name: str) -> str:
-    """What stands for a name outside: it leads back to none but those of the index."""
+def picture_id(row: Row) -> str:
+    """What stands for a row outside: it leads back to none but those of the index.
+
+    Made of its name, and of a piece of a video of its start too.
+    """
+    name = row.name if row.start is None else f"{row.name}\0{row.start}"
     digest = hashlib.sha256(name.encode()).digest()[:ID_BYTES]
     return base64.urlsafe_b64encode(digest).decode()
 

@@ -8,6 +8,7 @@ TERMS = 16  # of an expression, each of which is embedded
 MARKED = 8  # pictures liked, and as many not
 PICTURE_BYTES = 16 * 1024**2
 PICTURE_PIXELS = 50_000_000  # a phone's largest; 0.8 GB while a transparent one is unpacked
+VIDEO_BYTES = 4 * 1024**2  # of an answer; a browser asks for the next ones
 HEAD_SECONDS = 10.0  # to send the head of a request
 REQUEST_SECONDS = 20.0  # from its head to the last byte of the answer
 VECTOR_CHARACTERS = 8192  # a picture of 3,000 dimensions

@@ -79,6 +79,8 @@ def hit(shown: Shown, gallery: Gallery) -> answers.Hit:
         id=gallery.id(shown.row),
         name=row.name,
         captions=list(row.captions),
+        start=row.start,
+        end=row.end,
         score=shown.score,
         stands_out=shown.stands_out,
         alike=[hit(under, gallery) for under in shown.alike],

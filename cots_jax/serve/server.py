@@ -24,7 +24,6 @@ from cots_jax.serve.gallery import Gallery
 from cots_jax.serve.guard import Guard
 from cots_jax.serve.limits import CONNECTIONS, HEAD_SECONDS
 from cots_jax.serve.service import Service
-from cots_jax.serve.thumbnails import Thumbnails
 
 END_SECONDS = 5  # for answers under way, when the service ends
 
@@ -40,7 +39,7 @@ def serve(folder: Path, model: str, address: Address, alike: float) -> None:
         finder = Finder(_embedder(opened), gallery)
         with open_originals(gallery.index.facts.images) as originals:
             finder.warm_up()
-            app = make_app(Service(finder, Thumbnails(originals)), access, alike)
+            app = make_app(Service(finder, originals), access, alike)
             url = _url(listening, address, access)
             ready = f"{len(gallery):,} pictures on {url} (Ctrl-C ends it)"
             with contextlib.suppress(KeyboardInterrupt):

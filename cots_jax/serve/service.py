@@ -7,23 +7,27 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+from starlette.responses import Response
 
+from cots_jax.collection.originals import Originals
 from cots_jax.errors import UserError
 from cots_jax.serve.batching import Batcher
 from cots_jax.serve.finder import BATCHES, Finder, Page, Wanted
 from cots_jax.serve.limits import WAITING
 from cots_jax.serve.metrics import Metrics
 from cots_jax.serve.thumbnails import Size, Thumbnails, decode_sent
+from cots_jax.serve.videos import video_answer
 
-READERS = 2  # threads that make small copies
+READERS = 2  # threads that make small copies and read videos
 
 
 class Service:
     """What the routes ask. Belongs to one event loop."""
 
-    def __init__(self, finder: Finder, thumbnails: Thumbnails):
+    def __init__(self, finder: Finder, originals: Originals):
         self.gallery = finder.gallery
-        self._finder, self._thumbnails = finder, thumbnails
+        self._finder, self._originals = finder, originals
+        self._thumbnails = Thumbnails(originals)
         self._device = ThreadPoolExecutor(1, "device")
         self._unpacking = ThreadPoolExecutor(1, "unpacking")  # the largest take 0.8 GB each
         self._reading = ThreadPoolExecutor(READERS, "reading")
@@ -47,9 +51,18 @@ class Service:
 
     async def thumbnail(self, row: int, size: Size) -> bytes:
         """A JPEG. PictureError."""
-        name = self.gallery.rows[row].name
+        known = self.gallery.rows[row]
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, self._thumbnails.jpeg, name, row, size)
+        return await loop.run_in_executor(self._reading, self._thumbnails.jpeg, known, row, size)
+
+    async def video(self, row: int, asked: str, known: str) -> Response:
+        """Of the file of which a row is a piece; `Range` and `If-Range`. PictureError."""
+
+        def answer() -> Response:
+            path = self._originals.video(self.gallery.rows[row])
+            return video_answer(path, asked, known)
+
+        return await asyncio.get_running_loop().run_in_executor(self._reading, answer)
 
     def close(self) -> None:
         """Ends the threads when they have done what they are at."""

@@ -18,6 +18,7 @@ from cots_jax.data.prepare.pictures import (
     PictureError,
     normalise_picture,
 )
+from cots_jax.retrieval.index_files import Row
 from cots_jax.serve.limits import PICTURE_PIXELS
 
 KEPT = 1024  # small copies in memory, some 10 KB each
@@ -41,15 +42,15 @@ class Thumbnails:
         self._reading = threading.Lock()  # a collection may find its rows on the first call
         self._small = functools.lru_cache(KEPT)(self._make)
 
-    def jpeg(self, name: str, row: int, size: Size) -> bytes:
+    def jpeg(self, row: Row, place: int, size: Size) -> bytes:
         """A picture of the index; PictureError where it is gone or broken now."""
         if size is Size.SMALL:
-            return self._small(name, row, SIDES[size])
-        return self._make(name, row, SIDES[size])
+            return self._small(row, place, SIDES[size])
+        return self._make(row, place, SIDES[size])
 
-    def _make(self, name: str, row: int, side: int) -> bytes:
+    def _make(self, row: Row, place: int, side: int) -> bytes:
         with self._reading:
-            original = self._originals(name, row)
+            original = self._originals.picture(row, place)
         small = normalise_picture(original, side)
         return _bare(small) if small is original else small
 

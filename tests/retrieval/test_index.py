@@ -62,6 +62,25 @@ def test_vectors_that_do_not_stay_on_the_device(
     np.testing.assert_array_equal(Index.open(tmp_path).search(query, 5).index, first.index)
 
 
+@pytest.mark.parametrize(("room", "kept"), [(4, np.float32), (2, np.float16), (0, None)])
+def test_half_precision_wherever_it_is_kept(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, room: int, kept: type | None
+) -> None:
+    """On a CPU in float32 where there is room for that: the same scores to the last bit."""
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((300, 96)).astype(np.float32)
+    index = write(tmp_path, [vectors[:200], vectors[200:]], Storage.FLOAT16)
+    monkeypatch.setattr(index_module, "RESIDENT", 300 * 96 * room)
+    query = rng.standard_normal((3, 96)).astype(np.float32)
+    found = index.search(query, 5)
+    blocks = index._resident
+    assert {block.vectors.dtype for block in blocks or ()} == ({np.dtype(kept)} if kept else set())
+    widened = write(tmp_path / "wide", [vectors.astype(np.float16).astype(np.float32)])
+    wanted = widened.search(query, 5)
+    np.testing.assert_array_equal(found.index, wanted.index)
+    np.testing.assert_array_equal(found.score, wanted.score)
+
+
 def test_equal_vectors_tie_wherever_they_stand(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,16 +3,19 @@
 
 import contextlib
 import io
+import itertools
 import pathlib
 from collections.abc import Generator, Sequence
 
 import numpy as np
 from fastapi.testclient import TestClient
+from films import write_film
 from PIL import Image
 
 from cots_jax.collection.originals import open_originals
 from cots_jax.collection.sources import open_source
 from cots_jax.collection.update import Encoder, Maker, update
+from cots_jax.collection.videos import open_videos
 from cots_jax.retrieval.index import Index
 from cots_jax.retrieval.index_files import Storage
 from cots_jax.serve.access import Access
@@ -21,7 +24,6 @@ from cots_jax.serve.finder import ALIKE, Embedder, Finder
 from cots_jax.serve.gallery import Gallery
 from cots_jax.serve.guard import Guard
 from cots_jax.serve.service import Service
-from cots_jax.serve.thumbnails import Thumbnails
 
 SIZE = 16  # pixels a side
 COLOURS = {
@@ -45,6 +47,15 @@ def write_pictures(folder: pathlib.Path, shades: int = 8) -> None:
             Image.fromarray(picture).save(folder / name / f"{shade}.png")
 
 
+def write_videos(folder: pathlib.Path) -> None:
+    """`folder/NAME.webm`: two seconds of a colour and two of another, for each two neighbours."""
+    folder.mkdir(parents=True)
+    for name, other in itertools.pairwise(COLOURS):
+        frames = [np.full((48, 64, 3), COLOURS[colour], np.uint8) for colour in (name, other)]
+        film = [frame for frame in frames for _ in range(50)]
+        write_film(folder / f"{name}.webm", film, codec="libvpx")
+
+
 def embed_images(images: Sequence[np.ndarray], batch: int = 1) -> np.ndarray:
     """Mean colours."""
     return _unit(np.array([image.reshape(-1, 3).mean(0) + 1 for image in images]))
@@ -57,13 +68,14 @@ def embed_texts(texts: Sequence[str], batch: int = 1) -> np.ndarray:
     return _unit(np.array([np.sum(colours, axis=0) + 1 for colours in named]))
 
 
-def make_index(pictures: pathlib.Path | str, out: pathlib.Path) -> None:
-    """An index of pictures by their colours."""
+def make_index(pictures: pathlib.Path | str, out: pathlib.Path, seconds: float = 0) -> None:
+    """An index of pictures by their colours, or of videos in pieces of so many seconds."""
     encoder = Encoder(embed_images, lambda texts: embed_texts(texts, len(texts)))
     maker = Maker(
         pathlib.Path("run"), {"step": 1}, {"size": SIZE}, Storage.FLOAT32, lambda: encoder
     )
-    with open_source(str(pictures), out) as source:
+    opening = open_videos(str(pictures), seconds, out) if seconds else None
+    with opening or open_source(str(pictures), out) as source:
         update(out, source, maker)
 
 
@@ -73,7 +85,7 @@ def small_app(out: pathlib.Path, access: Access = UNLIMITED) -> Generator[Guard]
     gallery = Gallery(Index.open(out))
     finder = Finder(Embedder(embed_texts, embed_images, SIZE), gallery)
     with open_originals(gallery.index.facts.images) as originals:
-        yield make_app(Service(finder, Thumbnails(originals)), access, ALIKE)
+        yield make_app(Service(finder, originals), access, ALIKE)
 
 
 @contextlib.contextmanager

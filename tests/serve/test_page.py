@@ -1,28 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a real browser: Chromium as the system has it."""
 
-import json
 import pathlib
-import shutil
 from collections.abc import Generator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from browsing import PHONE, WIDE, assert_fair
 from running import running
 from small_service import make_index, png, write_pictures
 
 from cots_jax.serve.access import Access
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright to drive a browser")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-]
+pytestmark = pytest.mark.slow
 GIVE = """([way, bytes]) => {
   const data = new DataTransfer();
   data.items.add(new File([new Uint8Array(bytes)], "a.png", { type: "image/png" }));
@@ -37,7 +27,6 @@ GIVE = """([way, bytes]) => {
   document.body.dispatchEvent(drag("dragover"));
   document.body.dispatchEvent(drag("drop"));
 }"""
-WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
@@ -47,33 +36,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     make_index(folder / "pictures", folder / "index")
     with running(folder / "index") as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser, address: str):
-    """At the start of the page; whatever the console says of errors fails the test."""
-    context = browser.new_context(viewport=WIDE, base_url=address)
-    opened = context.new_page()
-    said: list[str] = []
-    opened.on("console", lambda line: line.type in ("error", "warning") and said.append(line.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    asked_for: list[str] = []
-    opened.on("request", lambda request: asked_for.append(request.url))
-    opened.goto("/")
-    opened.wait_for_selector(".card")
-    yield opened
-    context.close()
-    # a refusal stands in the console of every browser, whatever the page makes of it
-    assert [line for line in said if "status of 422" not in line] == []
-    assert all(url.startswith((address, "data:", "blob:")) for url in asked_for)
 
 
 def captions(page) -> list[str]:
@@ -282,9 +244,7 @@ class TestEveryone:
             elif dialog:
                 opened.keyboard.press("ArrowDown")
                 opened.keyboard.press("?")
-            found = axe.Axe().run(opened).response["violations"]
-            bad = [one for one in found if one["impact"] in ("serious", "critical")]
-            assert not bad, json.dumps(bad, indent=1)[:3000]
+            assert_fair(opened)
         context.close()
 
     def test_a_phone_scrolls_one_way(self, browser, address: str) -> None:

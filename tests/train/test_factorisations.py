@@ -33,7 +33,7 @@ def read(file: pathlib.Path):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
+def one(tmp_path_factory, hasty_compiler):
     """Every factorisation in one process, and a single device."""
     out = tmp_path_factory.mktemp("meshes") / "one.npz"
     flags = "--xla_force_host_platform_device_count=8"
@@ -45,7 +45,7 @@ def one(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(tmp_path_factory, hasty_compiler):
     """Some of them, and two without neighbours, in two processes with four devices each."""
     folder = tmp_path_factory.mktemp("two")
     script = [str(HERE / "factorised_run.py"), "two.npz", *IN_TWO]

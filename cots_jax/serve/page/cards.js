@@ -5,8 +5,22 @@ import { pictureAddress } from "./service.js";
 
 const template = document.getElementById("card");
 
+export const isVideo = (hit) => hit.start !== null;
 export const captionOf = (hit) => hit.captions[0] ?? hit.name.split("/").at(-1);
 export const shownScore = (score) => score.toFixed(3);
+
+// Minutes and seconds, with hours where there are any.
+export function clock(seconds) {
+  const whole = Math.floor(seconds);
+  const pad = (number) => String(number).padStart(2, "0");
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  return `${hours ? `${hours}:${pad(minutes)}` : minutes}:${pad(whole % 60)}`;
+}
+
+export const timeOf = (hit) => `${clock(hit.start)} – ${clock(hit.end)}`;
+
+// What a card is called where it cannot be seen: pieces of one video have one name.
+const calledOf = (hit) => (isVideo(hit) ? `${captionOf(hit)}, ${timeOf(hit)}` : captionOf(hit));
 
 // `best` is the highest score of the page; bars are drawn against it.
 export function makeCard(hit, best, act) {
@@ -17,6 +31,7 @@ export function makeCard(hit, best, act) {
   image.addEventListener("error", () => find("picture").classList.add("gone"));
   image.src = pictureAddress(hit.id, "small");
   find("caption").textContent = caption;
+  if (isVideo(hit)) find("time").textContent = timeOf(hit);
   find("open").title = hit.name;
   if (hit.score === null) {
     find("score").remove();
@@ -30,8 +45,8 @@ export function makeCard(hit, best, act) {
     card.classList.add("stack");
     find("badge").textContent = `+${hit.alike.length} alike`;
   }
-  find("like").setAttribute("aria-label", `More like ${caption}`);
-  find("unlike").setAttribute("aria-label", `Not like ${caption}`);
+  find("like").setAttribute("aria-label", `More like ${calledOf(hit)}`);
+  find("unlike").setAttribute("aria-label", `Not like ${calledOf(hit)}`);
   find("open").addEventListener("click", () => act.open(hit));
   find("like").addEventListener("click", () => act.like(hit.id));
   find("unlike").addEventListener("click", () => act.unlike(hit.id));

@@ -4,6 +4,7 @@
 const PATIENCE = 3; // times that a busy service is asked
 
 export const pictureAddress = (id, size) => `/api/pictures/${id}?size=${size}`;
+export const videoAddress = (id) => `/api/videos/${id}`;
 
 export async function ask(path, options = {}) {
   for (let times = 1; ; times += 1) {
