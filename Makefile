@@ -53,7 +53,7 @@ $(VENV)/.libtpu-tried: $(VENV)/.test-installed
 
 test-slow: export COTS_LIBTPU = $(abspath $(VENV)/libtpu)
 test-slow: $(VENV)/.libtpu-tried
-	$(bin)/python -m pytest -m slow -n $(WORKERS) --dist loadfile -q
+	$(bin)/python -m pytest -m slow -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q
 
 # A warning, a link that leads nowhere or a page that is not in mkdocs.yml's nav is an error.
 docs: $(VENV)/.test-installed

@@ -11,6 +11,7 @@ answered with 200, bad ones refused with a 4xx. The clients share the cores with
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,11 @@ def noise(seed: int) -> bytes:
     return out.getvalue()
 
 
-def measure(flags: argparse.Namespace) -> dict[str, Any]:
-    """Starts the service, loads it and ends it."""
-    door = [sys.executable, "-m", "cots_jax.search", "serve", f"--index={flags.index}"]
-    door += ["--port=0", "--rate=1e6", *([f"--model={flags.model}"] if flags.model else [])]
+@contextlib.contextmanager
+def serving(index: str, model: str) -> Generator[tuple[subprocess.Popen[str], int]]:
+    """The service in a process of its own, and its port."""
+    door = [sys.executable, "-m", "cots_jax.search", "serve", f"--index={index}"]
+    door += ["--port=0", "--rate=1e6", *([f"--model={model}"] if model else [])]
     with subprocess.Popen(door, stderr=subprocess.PIPE, text=True) as service:
         try:
             assert service.stderr is not None
@@ -144,12 +146,17 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
                 said = service.stderr.readline()
                 if not said:
                     raise SystemExit("the service did not start")
-            port = int(re.search(r":(\d+)/", said)[1])  # pyrefly: ignore
-            resident = Resident(service.pid)
-            tally = asyncio.run(load(port, flags.clients, flags.seconds, resident))
-            alive = service.poll() is None
+            yield service, int(re.search(r":(\d+)/", said)[1])  # pyrefly: ignore
         finally:
             service.terminate()
+
+
+def measure(flags: argparse.Namespace) -> dict[str, Any]:
+    """Starts the service, loads it and ends it."""
+    with serving(flags.index, flags.model) as (service, port):
+        resident = Resident(service.pid)
+        tally = asyncio.run(load(port, flags.clients, flags.seconds, resident))
+        alive = service.poll() is None
     settled = resident.megabytes[int(len(resident.megabytes) * SETTLING) :]
     times = {kind: percentiles(seconds) for kind, seconds in tally.seconds.items()}
     return {

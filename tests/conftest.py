@@ -26,6 +26,8 @@ os.environ["COTS_JAX_CACHE"] = CACHE
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
+LONGEST = ("test_levels_alive", "test_two_processes", "test_kill", "test_factorisations")
+
 _struct_dataclass = flax.struct.dataclass
 
 
@@ -68,7 +70,11 @@ def hasty_compiler() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of the tiny world go to one worker: making it takes a minute."""
+    """What takes longest begins first, so that no worker is left alone with it at the end.
+
+    All tests of the tiny world go to one worker: making it takes a minute.
+    """
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else 99)
     for item in items:
         if "tiny" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("tiny"))

@@ -27,6 +27,7 @@ class Clock:
         self._seconds: dict[str, float] = {}
         self._count: dict[str, int] = {}
         self._open: str | None = None
+        self._last = 0.0  # seconds of the span that ended last
 
     @contextlib.contextmanager
     def span(self, name: Span) -> Iterator[None]:
@@ -38,8 +39,15 @@ class Clock:
             yield
         finally:
             self._open = None
-            self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - begin
+            self._last = self._now() - begin
+            self._seconds[name] = self._seconds.get(name, 0.0) + self._last
             self._count[name] = self._count.get(name, 0) + 1
+
+    def hidden(self, name: Span, behind: Span) -> None:
+        """The span that has just ended, one of `name`, cost nothing: `behind` went on meanwhile."""
+        self._seconds[name] -= self._last
+        self._seconds[behind] = self._seconds.get(behind, 0.0) + self._last
+        self._last = 0.0
 
     def seconds(self, *names: Span) -> float:
         """Seconds in these spans since this start."""

@@ -162,6 +162,8 @@ def _run(
                     read: Batch = next(batches)
                 batch = place_rows(read, task.mesh, config.batch)
                 knobs = place(task.knobs(step), everywhere)
+            if running is not None and not running.is_ready():
+                clock.hidden("data", behind="step")  # the devices did not run dry
             own = time.monotonic() - began
             with clock.span("compile" if step == start else "step"):
                 with jax.transfer_guard("disallow"):

@@ -20,7 +20,7 @@ class Rates:
     """How fast the run goes since its (re)start; NaN before the first measured step."""
 
     pairs_per_second: float
-    data_wait: float  # share of the training time
+    data_wait: float  # share of the training time in which the devices had nothing to do
     seconds_left: float
 
 
