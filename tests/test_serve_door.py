@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -87,6 +88,22 @@ def test_under_load(tiny: Tiny, tmp_path: pathlib.Path) -> None:
     found = json.loads(said.out)
     assert (found["alive"], found["wrong"]) == (True, 0)
     assert found["milliseconds"]["bad"]["count"] > 0
+
+
+def test_how_soon_the_page_shows_something(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("playwright.sync_api", reason="no playwright to drive a browser")
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("no Chromium on this machine")
+    assert run_search(tiny.root, "index", "--model=runs/tiny", "--images=data/tiny#val",
+        f"--out={tmp_path / 'i'}").status == 0  # fmt: skip
+    flags = (f"--index={tmp_path / 'i'}", "--rounds=2")
+    said = run_apart(tiny.root, [sys.executable, "-m", "benchmarks.page_speed", *flags])
+    assert said.status == 0, said.out + said.err
+    found = json.loads(said.out)
+    assert found["rounds"] == 2
+    times = {name: time["p50"] for name, time in found["milliseconds"].items()}
+    assert 0 < times["service"] < times["results"] <= times["shown"]
+    assert times["results"] > 120  # the page waits so long for another key
 
 
 def test_what_cannot_be_served(tiny: Tiny, tmp_path: pathlib.Path) -> None:

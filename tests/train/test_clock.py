@@ -38,6 +38,16 @@ def test_fractions_leave_compilation_and_pauses_out(time: FakeTime) -> None:
     assert clock.fraction("compile") == pytest.approx(50 / 90)
 
 
+def test_waiting_behind_a_step_is_none(time: FakeTime) -> None:
+    clock = Clock(now=time)
+    spend(clock, time, data=2, step=10)
+    spend(clock, time, data=3)
+    clock.hidden("data", behind="step")
+    assert (clock.seconds("data"), clock.seconds("step")) == (2, 13)
+    clock.hidden("data", behind="step")  # no second time
+    assert clock.state() == {"data": 2, "other": 0, "step": 13}
+
+
 def test_fraction_before_any_time_has_passed(time: FakeTime) -> None:
     assert Clock(now=time).fraction("data") == 0.0
 
