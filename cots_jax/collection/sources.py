@@ -108,7 +108,7 @@ def open_source(images: str, out: Path) -> Generator[Source]:
             raise UserError(f"{images} is a prepared folder: name one of its splits, {splits}")
         root, without = path.resolve(), out.resolve()
         location = {"kind": FOLDER, "path": str(root)}
-        yield Source(location, lambda: folder_entries(root, without, file_entry))
+        yield Source(location, lambda: folder_entries(root, without, _picture_entry))
     elif path.exists():
         yield Source({"kind": TAR, "path": str(path.resolve())}, lambda: tar_entries(path))
     elif mark and folder and split:
@@ -124,11 +124,12 @@ def open_source(images: str, out: Path) -> Generator[Source]:
 
 
 def folder_entries(
-    root: Path, without: Path, entry: Callable[[Path, str, Path], Entry | Skipped]
+    root: Path, without: Path, entry: Callable[[Path, str, os.stat_result], Entry | Skipped]
 ) -> Iterator[Entry | Skipped]:
     """All files below a folder by their names; hidden ones are left out, as by file browsers.
 
-    entry: of a file by its path, its name below the folder, and the folder.
+    root: without links. entry: of a file that may be read, by its path, its name below the folder,
+    and the facts of it.
     """
     unreadable: list[str] = []
     for folder, below, files in os.walk(root, onerror=lambda e: unreadable.append(e.filename)):
@@ -136,9 +137,11 @@ def folder_entries(
         kept = (name for name in below if name[0] != "." and here / name != without)
         below[:] = sorted(kept)
         links = [name for name in below if (here / name).is_symlink()]  # not walked into
-        for name in sorted([*links, *(name for name in files if name[0] != ".")]):
-            path = here / name
-            yield entry(path, path.relative_to(root).as_posix(), root)
+        inside = "" if here == root else f"{here.relative_to(root).as_posix()}/"
+        for own_name in sorted([*links, *(name for name in files if name[0] != ".")]):
+            path, name = here / own_name, inside + own_name
+            found = _walked_file(path, name, root)
+            yield found if isinstance(found, Skipped) else entry(path, name, found)
     for name in unreadable:
         yield Skipped(Path(name).relative_to(root).as_posix(), "folder_unreadable")
 
@@ -146,13 +149,26 @@ def folder_entries(
 def file_entry(path: Path, name: str, root: Path) -> Entry | Skipped:
     """A picture of a folder by its path and its name below that."""
     found = regular_file(path, name, root)
-    if isinstance(found, Skipped):
-        return found
+    return found if isinstance(found, Skipped) else _picture_entry(path, name, found)
+
+
+def _picture_entry(path: Path, name: str, found: os.stat_result) -> Entry | Skipped:
     if not _is_picture(name):
         return Skipped(name, "file_ending_unknown")
     if found.st_size > MAX_BYTES:
         return Skipped(name, "picture_too_large")
     return Entry(name, stamp_of(found), lambda: _picture(_bytes(path)))
+
+
+def _walked_file(path: Path, name: str, root: Path) -> os.stat_result | Skipped:
+    """`regular_file` of a path on which no folder is a link: only a link has to be followed."""
+    try:
+        found = path.lstat()
+    except OSError:
+        found = None
+    if found is not None and stat.S_ISREG(found.st_mode) and is_unicode(name):
+        return found
+    return regular_file(path, name, root)
 
 
 def regular_file(path: Path, name: str, root: Path) -> os.stat_result | Skipped:

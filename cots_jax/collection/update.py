@@ -225,7 +225,7 @@ def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWri
     view = View(maker.preprocessing["size"], maker.frames)
     waiting: list[_Same | _Decoded] = []
     skipped: list[Skipped] = []
-    embedded = 0
+    embedded = rows = 0  # rows: that wait
 
     def flush() -> None:
         decoded = [one for one in waiting if isinstance(one, _Decoded)]
@@ -242,8 +242,10 @@ def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWri
             continue
         waiting.append(found)
         embedded += len(found.rows) if isinstance(found, _Decoded) else 0
-        if sum(len(one.rows) if isinstance(one, _Decoded) else 1 for one in waiting) >= EMBED_BATCH:
+        rows += len(found.rows) if isinstance(found, _Decoded) else 1
+        if rows >= EMBED_BATCH:
             flush()
+            rows = 0
     flush()
     return _Done(embedded, skipped)
 

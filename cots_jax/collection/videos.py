@@ -3,6 +3,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,6 @@ from cots_jax.collection.sources import (
     Source,
     View,
     folder_entries,
-    regular_file,
     stamp_of,
 )
 from cots_jax.data.decoding import decode_picture
@@ -45,10 +45,7 @@ def open_videos(folder: str, seconds: float, out: Path) -> Generator[Source]:
     yield Source(location, lambda: folder_entries(root, without, entry))
 
 
-def _video_file(seconds: float, path: Path, name: str, root: Path) -> Entry | Skipped:
-    found = regular_file(path, name, root)
-    if isinstance(found, Skipped):
-        return found
+def _video_file(seconds: float, path: Path, name: str, found: os.stat_result) -> Entry | Skipped:
     if path.suffix.lower() not in ENDINGS:
         return Skipped(name, "file_ending_unknown")
     return Entry(name, stamp_of(found), partial(_video, path, seconds))

@@ -14,9 +14,14 @@ def decode_picture(image: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
     Takes what `prepare` writes: upright RGB JPEGs.
     """
     with PIL.Image.open(io.BytesIO(image)) as opened:
-        # A large JPEG decodes far faster to half or a quarter; twice the size is filtered below.
-        opened.draft("RGB", (2 * size, 2 * size))
-        picture = opened.convert("RGB")
+        return decode_opened(opened, size)
+
+
+def decode_opened(opened: PIL.Image.Image, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """`decode_picture` of a file of which the head alone was read so far."""
+    # A large JPEG decodes far faster to half or a quarter; twice the size is filtered below.
+    opened.draft("RGB", (2 * size, 2 * size))
+    picture = opened.convert("RGB")
     width, height = picture.size
     if (width, height) == (size, size):
         return np.asarray(picture)

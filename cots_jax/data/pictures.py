@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures as users have them to what a tower sees: the path that `prepare` and evaluation take."""
 
+import contextlib
 import io
 import os
 import pathlib
@@ -10,11 +11,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from cots_jax.data.decoding import decode_picture
+from cots_jax.data.decoding import decode_opened, decode_picture
 from cots_jax.data.prepare.pictures import (
+    FORMATS,
     MAX_BYTES,
     ORIENTATION,
     PictureError,
+    is_small_jpeg,
     normalise_picture,
     strict_decoding,
     to_rgb,
@@ -33,7 +36,12 @@ def decode_file(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
     tower's size where that is more (own choice), so that an original and its record give the same
     bits. PictureError. To be called within `strict_decoding`.
     """
-    return decode_picture(normalise_picture(data, longest_side(size)), size)
+    side = longest_side(size)
+    # a small JPEG is opened once; decoders raise whatever they meet, and are asked again below
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        if is_small_jpeg(picture, side):
+            return decode_opened(picture, size)
+    return decode_picture(normalise_picture(data, side), size)
 
 
 def longest_side(size: int) -> int:

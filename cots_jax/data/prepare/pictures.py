@@ -63,15 +63,20 @@ def _normalise(data: bytes, longest_side: int) -> bytes:
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         if picture.width * picture.height > MAX_PIXELS:
             raise PictureError("picture_too_large")
-        fits = max(picture.size) <= longest_side
-        turn = _turn(picture)
+        small, turn = is_small_jpeg(picture, longest_side), _turn(picture)
         # twice the size is still filtered properly below, and a large JPEG decodes far faster
         picture.draft("RGB", (2 * longest_side, 2 * longest_side))
         picture.load()
-        if picture.format == "JPEG" and picture.mode == "RGB" and fits and turn is None:
+        if small:
             return data
         rgb = to_rgb(picture)
     return small_jpeg(rgb, turn, longest_side)
+
+
+def is_small_jpeg(picture: Image.Image, longest_side: int) -> bool:
+    """Whether a file that was just opened is what `normalise_picture` would make of it."""
+    fits = picture.format == "JPEG" and picture.mode == "RGB" and max(picture.size) <= longest_side
+    return fits and _turn(picture) is None
 
 
 def small_jpeg(rgb: Image.Image, turn: Image.Transpose | None, longest_side: int) -> bytes:
