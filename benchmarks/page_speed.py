@@ -46,6 +46,11 @@ SERVICE = """() => {
 }"""
 
 
+def chromium() -> str | None:
+    """The path of the system's own; None where it has none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 def visit(browser: Any, address: str, words: str) -> dict[str, float]:
     """One visitor who types a caption."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, base_url=address)
@@ -72,12 +77,17 @@ def visit(browser: Any, address: str, words: str) -> dict[str, float]:
 
 def measure(index: str, model: str, rounds: int) -> dict[str, Any]:
     """Percentiles of each time over the rounds, but for one before them."""
-    playwright = importlib.import_module("playwright.sync_api")
-    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if chromium is None:
+    if rounds < 1:
+        raise SystemExit("--rounds starts at 1")
+    try:
+        playwright = importlib.import_module("playwright.sync_api")
+    except ImportError:
+        raise SystemExit("no playwright to drive a browser: pip install playwright") from None
+    path = chromium()
+    if path is None:
         raise SystemExit(f"no browser: install one of {', '.join(BROWSERS)}")
     with serving(index, model) as (_, port), playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         address = f"http://127.0.0.1:{port}"
         captions = _captions(browser, address, rounds + 1)
         visits = [visit(browser, address, words) for words in captions][1:]

@@ -141,11 +141,11 @@ def serving(index: str, model: str) -> Generator[tuple[subprocess.Popen[str], in
     with subprocess.Popen(door, stderr=subprocess.PIPE, text=True) as service:
         try:
             assert service.stderr is not None
-            said = ""
+            said = before = ""
             while "http://" not in said:
-                said = service.stderr.readline()
+                said, before = service.stderr.readline(), said
                 if not said:
-                    raise SystemExit("the service did not start")
+                    raise SystemExit(f"the service did not start: {before.strip()}")
             yield service, int(re.search(r":(\d+)/", said)[1])  # pyrefly: ignore
         finally:
             service.terminate()

@@ -8,7 +8,7 @@ import pytest
 from doors import PROJECT, run_apart
 from tiny_world import CONFIG, Tiny
 
-KILLS = 6
+KILLS = 10
 
 
 @pytest.mark.slow

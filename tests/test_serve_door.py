@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,8 @@ from collections.abc import Generator
 import pytest
 from doors import PROJECT, command, run_apart, run_search
 from tiny_world import Tiny
+
+from benchmarks.page_speed import chromium
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +93,7 @@ def test_under_load(tiny: Tiny, tmp_path: pathlib.Path) -> None:
 
 def test_how_soon_the_page_shows_something(tiny: Tiny, tmp_path: pathlib.Path) -> None:
     pytest.importorskip("playwright.sync_api", reason="no playwright to drive a browser")
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+    if chromium() is None:
         pytest.skip("no Chromium on this machine")
     assert run_search(tiny.root, "index", "--model=runs/tiny", "--images=data/tiny#val",
         f"--out={tmp_path / 'i'}").status == 0  # fmt: skip

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A browser and a page in it, for tests that have an `address`."""
 
-import shutil
-
 import pytest
 from browsing import WIDE
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+from benchmarks.page_speed import chromium
 
 
 @pytest.fixture(scope="module")
@@ -16,11 +14,11 @@ def browser():
         "playwright.sync_api", reason="no playwright to drive a browser"
     )
     pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core")
-    chromium = next(filter(None, map(shutil.which, NAMES)), None)
-    if chromium is None:
+    path = chromium()
+    if path is None:
         pytest.skip("no Chromium on this machine")
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
         opened.close()
 

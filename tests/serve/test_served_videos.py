@@ -14,7 +14,7 @@ from cots_jax.collection.originals import open_originals
 from cots_jax.data.prepare.pictures import PictureError
 from cots_jax.data.prepare.video_still import still
 from cots_jax.errors import UserError
-from cots_jax.serve import limits, videos
+from cots_jax.serve import videos
 
 pytest.importorskip("av", reason="needs the extra cots_jax[video]")
 
@@ -169,6 +169,3 @@ class TestStill:
         (tmp_path / "a.mp4").write_bytes(b"no film")
         with pytest.raises(PictureError, match="video_unreadable"):
             still(tmp_path / "a.mp4", 0.0, 100)
-
-    def test_an_answer_has_a_limit(self) -> None:
-        assert limits.VIDEO_BYTES <= limits.PICTURE_BYTES

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says of waiting for data: only what the devices waited, and all of that."""
+"""A run says how long its devices waited for data: slow reading shows."""
 
 import json
 import pathlib

@@ -33,6 +33,7 @@ CONTAINERS = (
     "mpegts", "asf", "flv", "ogg", "gif", "m4v", "h264", "hevc", "ivf",
 )  # fmt: skip
 OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+RATE = 25.0  # frames a second of a stream that does not say
 MAX_PIXELS = 2**25  # of a frame: 8K has 33 million
 MAX_FRAMES = 2**19  # two and a half hours at 60 a second
 # A frame lost in a thousand is no reason to lose a test set; a clip that was cut is. Own choice.
@@ -171,7 +172,7 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
     """All packets as far as the file can be read, and the empty one that ends them."""
     try:
         yield from container.demux(stream)
-    except _errors():
+    except decoding_errors():
         return
 
 
@@ -181,12 +182,13 @@ def whole_frames(av: Any, packet: Any) -> Iterator[Any]:
         return
     try:
         frames = packet.decode()
-    except _errors():
+    except decoding_errors():
         return
     yield from (frame for frame in frames if not frame.is_corrupt)
 
 
-def _errors() -> type[Exception]:
+def decoding_errors() -> type[Exception]:
+    """What FFmpeg raises by PyAV, whatever is wrong."""
     return decoder().error.FFmpegError
 
 

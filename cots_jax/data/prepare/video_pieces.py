@@ -18,14 +18,13 @@ from cots_jax.data.prepare.video import (
     MAX_FRAMES,
     MAX_PIXELS,
     OPTIONS,
+    RATE,
     decoder,
     frame_jpeg,
     packets_of,
     picture_stream,
     whole_frames,
 )
-
-RATE = 25.0  # frames a second of a stream that does not say
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,15 @@ from cots_jax.data.prepare.pictures import PictureError
 from cots_jax.data.prepare.video import (
     MAX_PIXELS,
     OPTIONS,
+    RATE,
     decoder,
+    decoding_errors,
     frame_jpeg,
     packets_of,
     picture_stream,
     seconds_of,
     whole_frames,
 )
-from cots_jax.data.prepare.video_pieces import RATE
 
 MOST_FRAMES = 1024  # decoded after a jump; own choice
 # Seconds before the wanted time that it jumps to; some containers lead to a frame behind it.
@@ -32,7 +33,7 @@ def still(path: pathlib.Path, seconds: float, longest_side: int) -> bytes:
     """
     av = decoder()
     for lead in LEADS:
-        with contextlib.suppress(_errors()):  # no index to jump by
+        with contextlib.suppress(decoding_errors()):  # no index to jump by
             found = _still(av, path, seconds, longest_side, lead)
             if found is not None:
                 return found
@@ -75,7 +76,3 @@ def _still(
                 break
             shown = frame
         return None if shown is None else frame_jpeg(shown, stream, longest_side)
-
-
-def _errors() -> type[Exception]:
-    return decoder().error.FFmpegError
