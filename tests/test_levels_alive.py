@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo in a quarter of its pairs: each level of interaction learns something in it."""
+"""The demo's own recipe, cut short: at its end each level of interaction has learned something."""
 
 import json
 import pathlib
@@ -15,17 +15,14 @@ from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.evaluation import evaluate_set, open_sets
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
-STEPS = 3400  # of 32 pairs, of the demo's 6,000 of 64; after 2,400 codes are not yet predicted
+STEPS = 2400  # of the demo's 6,000; after 1,200 the codes are not yet predicted
 SHORTER = (
     f"--config.duration={STEPS} steps",
-    "--config.batch=32",
-    "--config.optimizer.learning_rate=0 @ 0%, 7e-4 @ 8%, cosine 0 @ 100%",
-    "--config.method.masked.image_every=2",  # 16 pictures a step; 8, as in the demo, just suffice
+    "--config.method.masked.image_every=4",  # twice the demo's pictures a step, in fewer steps
     "--config.evaluate_every=100%",
 )
 HELD_OUT = "emoji_dev_style"
-# Of the towers' gradient norm, while an objective is on: in the mean, and at each look.
-MEAN_SHARE, LEAST_SHARE = 0.1, 0.03
+LEAST_SHARE = 0.05  # of the towers' gradient norm, while an objective is on
 
 
 @pytest.fixture(scope="module")
@@ -91,5 +88,4 @@ def test_token_and_task_level_move_the_towers_while_they_are_on(here):
     for level in (token, task):
         on = [share for share in level if share > 0]
         assert len(on) >= len(shares) / 2
-        assert sum(on) / len(on) >= MEAN_SHARE
         assert min(on) >= LEAST_SHARE
