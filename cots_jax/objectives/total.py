@@ -22,12 +22,14 @@ from cots_jax.models.vision import Encoded
 from cots_jax.objectives.alignment import alignment_loss
 from cots_jax.objectives.contrastive import Rows, info_nce, reduce_rows
 from cots_jax.objectives.masked import gather_positions, masked_loss
+from cots_jax.objectives.paused import Loss, loss_while
 from cots_jax.objectives.queue import Columns
 from cots_jax.objectives.sigmoid import NAME as SIGMOID_BIAS
 from cots_jax.objectives.sigmoid import sigmoid_loss
 from cots_jax.objectives.soft_targets import soft_target_loss
 from cots_jax.objectives.sums import weighted_sum
-from cots_jax.objectives.temperature import Temperature, temperature_of
+from cots_jax.objectives.temperature import NAME as TEMPERATURE
+from cots_jax.objectives.temperature import temperature_of
 from cots_jax.schema import MethodConfig
 from cots_jax.switches import Condition, Contrast, Forward, Gradient
 
@@ -139,9 +141,22 @@ def token_losses(
     image = model.encode_image(towers, views.image, inputs.image_mask)
     text = model.encode_text(towers, inputs.text, views.text_length)
     rows = Rows(tools.gather(image.joint), tools.gather(text.joint), views.group_id, views.row)
+    shared = model.masked.forward is Forward.SHARED
     wanted = {
-        "mvm": lambda: _mvm(towers, heads, tools, views, image, text),
-        "mlm": lambda: _mlm(towers, heads, tools, views, image, text),
+        "mvm": _Wanted(
+            lambda *inputs: _mvm(tools, views, *inputs),
+            _only(towers, "image"),
+            _only(heads, "mvm"),
+            image.tokens if shared else None,
+            partner(model, text),
+        ),
+        "mlm": _Wanted(
+            lambda *inputs: _mlm(tools, views, *inputs),
+            _only(towers, "text"),
+            _only(heads, "mlm"),
+            text.tokens if shared else None,
+            partner(model, image),
+        ),
     }
     zero = jnp.zeros((), rows.image.dtype)
     return TokenPass(rows, _weighted(wanted, tools, weights, denominators, zero))
@@ -158,22 +173,53 @@ def feature_losses(
     soft_share: Any = 0.0,
 ) -> Losses:
     """The instance and the task level of the features of these pairs."""
-    if candidates is None:
-        pairs = Columns(rows.image, rows.text, rows.group_id, weight > 0, rows.row)
-        candidates = Candidates(rows, (tools.spread(pairs),))
-    temperature = temperature_of(heads, tools.method)
-    wanted = {
-        "instance": lambda: _instance(
-            heads, rows, candidates, tools, temperature, weight, soft_share
-        ),
-        "task": lambda: _task(rows, candidates, tools.method, temperature, weight),
-    }
+
+    def compared(level: Callable[..., Float[Array, ""]]) -> _Wanted:
+        def loss(image: Array, text: Array, numbers: Params) -> Float[Array, ""]:
+            features = dataclasses.replace(rows, image=image, text=text)
+            against = candidates or _each_other(features, tools, weight)
+            return level(features, against, numbers)
+
+        return _Wanted(loss, rows.image, rows.text, _only(heads, TEMPERATURE, SIGMOID_BIAS))
+
+    def instance(features: Rows, against: Candidates, numbers: Params) -> Float[Array, ""]:
+        return _instance(numbers, features, against, tools, weight, soft_share)
+
+    def task(features: Rows, against: Candidates, numbers: Params) -> Float[Array, ""]:
+        return _task(numbers, features, against, tools.method, weight)
+
+    wanted = {"instance": compared(instance), "task": compared(task)}
     zero = jnp.zeros((), rows.image.dtype)
     return _weighted(wanted, tools, weights, denominators, zero)
 
 
+def _each_other(rows: Rows, tools: Tools, weight: Float[Array, "b"]) -> Candidates:
+    """The pairs themselves as what they are compared with."""
+    pairs = Columns(rows.image, rows.text, rows.group_id, weight > 0, rows.row)
+    return Candidates(rows, (tools.spread(pairs),))
+
+
+def _only(params: Params, *names: str) -> Params:
+    """Those of these parameters that there are."""
+    return {name: params[name] for name in names if name in params}
+
+
+class _Wanted:
+    """The sum of an objective, and all that is differentiated in it."""
+
+    def __init__(self, loss: Loss, *inputs: Any) -> None:
+        self._loss, self._inputs = loss, inputs
+
+    def always(self) -> Float[Array, ""]:
+        return self._loss(*self._inputs)
+
+    def unless_off(self, weight: Any) -> Float[Array, ""]:
+        """Costs nothing where the weight is 0."""
+        return loss_while(jnp.asarray(weight) > 0, self._loss, *self._inputs)
+
+
 def _weighted(
-    wanted: Mapping[str, Callable[[], Float[Array, ""]]],
+    wanted: Mapping[str, _Wanted],
     tools: Tools,
     weights: Terms,
     denominators: Terms,
@@ -185,8 +231,8 @@ def _weighted(
         if name not in tools.active or name not in wanted:
             return zero
         if name not in tools.paused:
-            return wanted[name]()
-        return jax.lax.cond(getattr(weights, name) > 0, wanted[name], lambda: zero)
+            return wanted[name].always()
+        return wanted[name].unless_off(getattr(weights, name))
 
     terms = Terms(**{name: sum_of(name) for name in OBJECTIVES})
     shares = jax.tree.map(
@@ -218,18 +264,18 @@ def _inputs(tools: Tools, views: Views, weights: Terms) -> _Inputs:
 
 
 def _instance(
-    heads: Params,
+    numbers: Params,
     rows: Rows,
     candidates: Candidates,
     tools: Tools,
-    temperature: Temperature,
     weight: Array,
     soft_share: Any,
 ) -> Float[Array, ""]:
     method, keys, pieces = tools.method, candidates.keys, candidates.pieces
     rule, chunk = method.same_group, method.column_chunk
+    temperature = temperature_of(numbers, method)
     if method.contrast is Contrast.SIGMOID:
-        found = sigmoid_loss(rows, pieces[0], temperature, heads[SIGMOID_BIAS], rule)
+        found = sigmoid_loss(rows, pieces[0], temperature, numbers[SIGMOID_BIAS], rule)
         return weighted_sum(found, weight).total
     reduced = reduce_rows(rows, keys, pieces, temperature, rule, chunk)
     found = info_nce(rows, keys, reduced, temperature, rule)
@@ -240,18 +286,14 @@ def _instance(
 
 
 def _task(
-    rows: Rows,
-    candidates: Candidates,
-    method: MethodConfig,
-    temperature: Temperature,
-    weight: Array,
+    numbers: Params, rows: Rows, candidates: Candidates, method: MethodConfig, weight: Array
 ) -> Float[Array, ""]:
     kl = alignment_loss(
         rows,
         candidates.keys,
         candidates.pieces,
         method.alignment,
-        temperature,
+        temperature_of(numbers, method),
         method.same_group,
         method.column_chunk,
     )
@@ -259,34 +301,44 @@ def _task(
 
 
 def _mvm(
-    towers: Params, heads: Params, tools: Tools, views: Views, image: Encoded, text: Encoded
+    tools: Tools,
+    views: Views,
+    towers: Params,
+    heads: Params,
+    tokens: Float[Array, "b n d"] | None,
+    text: Float[Array, "b p"],
 ) -> Float[Array, ""]:
-    """`image`, `text`: of the main pass, which a shared forward has masked already."""
+    """tokens: of the main pass, where a shared forward has masked it. text: the partner."""
     model, every = tools.model, tools.model.masked.image_every
     view = views.image[::every]
     ids = views.image_tokens if views.image_tokens is not None else tools.tokenize(view)
     positions = masked_positions(views.image_mask, masked_patches(model))
     # A padded row hides no patch; reading beyond the last one would give NaN gradients.
     positions = jnp.minimum(positions, views.image_mask.shape[1] - 1)
-    if model.masked.forward is Forward.SEPARATE:
-        image = model.encode_image(towers, view, views.image_mask)
-    hidden = gather_positions(image.tokens, positions)
-    logits = model.predict_codes(heads, hidden, partner(model, text)[::every])
+    if tokens is None:
+        tokens = model.encode_image(towers, view, views.image_mask).tokens
+    hidden = gather_positions(tokens, positions)
+    logits = model.predict_codes(heads, hidden, text[::every])
     targets = jnp.take_along_axis(ids, positions, axis=1)
     weight = jnp.broadcast_to(views.weight[::every, None], targets.shape)
     return masked_loss(logits, targets, weight).total
 
 
 def _mlm(
-    towers: Params, heads: Params, tools: Tools, views: Views, image: Encoded, text: Encoded
+    tools: Tools,
+    views: Views,
+    towers: Params,
+    heads: Params,
+    tokens: Float[Array, "b l d"] | None,
+    image: Float[Array, "b p"],
 ) -> Float[Array, ""]:
-    """`image`, `text`: of the main pass, which a shared forward has masked already."""
+    """tokens: of the main pass, where a shared forward has masked it. image: the partner."""
     model, masked = tools.model, views.masked_text
     every = model.masked.text_every
-    if model.masked.forward is Forward.SEPARATE:
-        text = model.encode_text(towers, masked.text, views.text_length[::every])
-    hidden = gather_positions(text.tokens, masked.positions)
-    logits = model.predict_words(heads, towers, hidden, partner(model, image)[::every])
+    if tokens is None:
+        tokens = model.encode_text(towers, masked.text, views.text_length[::every]).tokens
+    hidden = gather_positions(tokens, masked.positions)
+    logits = model.predict_words(heads, towers, hidden, image[::every])
     weight = masked.weight * views.weight[::every, None]
     return masked_loss(logits, masked.targets, weight).total
 

@@ -39,7 +39,7 @@ from cots_jax.objectives.total import (
     masked_patches,
 )
 from cots_jax.schema import AlignmentConfig
-from cots_jax.switches import Condition, Direction, Gradient, Merge, SameGroup, Teacher
+from cots_jax.switches import Condition, Direction, Forward, Gradient, Merge, SameGroup, Teacher
 
 
 @pytest.fixture(autouse=True)
@@ -247,6 +247,16 @@ class TestGradients:
             for objective, partner in (("mvm", "text"), ("mlm", "image")):
                 _, grads = run(method, active=TOKEN, **{objective: 1.0})
                 assert (norm(grads, "towers", partner, "projection") > 0) == reached
+
+    @pytest.mark.parametrize("forward", [Forward.SEPARATE, Forward.SHARED])
+    def test_what_may_pause_has_the_gradients_of_what_may_not(self, forward):
+        method = with_masked(forward=forward, text_every=1, image_every=1)
+        weights = {"instance": 1.0, "mvm": 0.5, "mlm": 0.25, "task": 2.0}
+        (total, _), grads = run(method, paused=NONE, **weights)
+        (again, _), paused = run(method, paused=ALL, **weights)
+        np.testing.assert_allclose(again, total, rtol=1e-12)
+        for one, other in zip(*map(jax.tree.leaves, (paused, grads))):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-13)
 
     def test_weight_zero_stops_an_objective_whether_paused_or_not(self):
         # Alone, it is computed without any head: the others really cost nothing.
