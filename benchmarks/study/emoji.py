@@ -34,6 +34,7 @@ RECIPE = {
 }
 STEPS = 4000  # of 32 pairs: 22 times each pair
 LONGER = (2000, 4000, 8000, 16000)
+LONGEST = LONGER[-1]
 TUNED = 1600  # steps of a run that settings are chosen by
 QUIET = {"diagnose_every": "200%", "checkpoint_every": "100%"}
 
@@ -70,11 +71,20 @@ EMOJI_SUITE = Suite(
             for arm in _ladder(name)
             if arm.name not in METHODS
         ),
+        *(
+            _arm(f"{name}-{LONGEST}-time", name, as_long_as=f"full-{LONGEST}")
+            for name in ("contrastive", "clip", "siglip")
+        ),
     ),
     contrasts=(
         *(Contrast(name, "contrastive") for name in ("full", "kl", "mvlm")),
         *(Contrast("full", other) for other in ("kl", "mvlm", "contrastive-time")),
         *(Contrast("full", f"{name}-time") for name in BASELINES),
+        Contrast(f"full-{LONGEST}", f"contrastive-{LONGEST}"),
+        *(
+            Contrast(f"full-{LONGEST}", f"{name}-{LONGEST}-time")
+            for name in ("contrastive", "clip", "siglip")
+        ),
     ),
     ladders=tuple(
         Ladder(name, tuple(_rung(name, steps) for steps in LONGER))

@@ -66,13 +66,17 @@ class Run:
 def with_equal_time(suite: Suite, out: Path) -> Suite:
     """The suite with the steps of arms that are given another arm's time.
 
-    A step of each is measured once, on one core, and kept in OUT/SUITE/cost.json.
+    A step of each is measured once, on one core, and kept in OUT/SUITE/cost.json; of arms that
+    differ in their length alone, one step.
     """
     pairs = {arm.name: arm.as_long_as for arm in suite.arms if arm.as_long_as}
     if not pairs:
         return suite
     path = out / suite.name / "cost.json"
-    names = sorted({*pairs, *pairs.values()})
+    measured_as = _first_alike(
+        [arm for arm in suite.arms if {arm.name} & {*pairs, *pairs.values()}]
+    )
+    names = sorted(set(measured_as.values()))
     try:
         costs = json.loads(path.read_text("utf-8"))["seconds_a_step"]
     except (OSError, ValueError):
@@ -88,11 +92,21 @@ def with_equal_time(suite: Suite, out: Path) -> Suite:
     arms = []
     for arm in suite.arms:
         if arm.as_long_as:
-            ratio = costs[arm.as_long_as] / costs[arm.name]
+            ratio = costs[measured_as[arm.as_long_as]] / costs[measured_as[arm.name]]
             steps = math.ceil(ratio * steps_of(suite.arm(arm.as_long_as)) / 10) * 10
             arm = dataclasses.replace(arm, keys={**arm.keys, "duration": f"{steps} steps"})
         arms.append(arm)
     return dataclasses.replace(suite, arms=tuple(arms))
+
+
+def _first_alike(arms: Sequence[Arm]) -> dict[str, str]:
+    """Of each arm the first of these whose steps are the same, by name."""
+    first: dict[str, str] = {}
+    found = {}
+    for arm in arms:
+        keys = {key: value for key, value in arm.keys.items() if key != "duration"}
+        found[arm.name] = first.setdefault(json.dumps([arm.config, keys]), arm.name)
+    return found
 
 
 def steps_of(arm: Arm) -> int:

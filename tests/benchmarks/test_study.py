@@ -119,7 +119,9 @@ class TestEqualTime:
         "",
         (
             Arm("slow", "configs/x.py", {"duration": "100 steps"}),
-            Arm("fast", "configs/x.py", as_long_as="slow"),
+            Arm("fast", "configs/y.py", as_long_as="slow"),
+            Arm("slow-long", "configs/x.py", {"duration": "400 steps"}),
+            Arm("fast-long", "configs/y.py", as_long_as="slow-long"),
         ),
         (),
     )
@@ -131,7 +133,7 @@ class TestEqualTime:
     def test_a_cheaper_arm_is_given_more_steps(self, tmp_path):
         self.stored(tmp_path, slow=0.3, fast=0.2)
         suite = with_equal_time(self.SUITE, tmp_path)
-        assert [steps_of(arm) for arm in suite.arms] == [100, 150]
+        assert [steps_of(arm) for arm in suite.arms] == [100, 150, 400, 600]
         assert "--config.duration=150 steps" in suite.arm("fast").flags(0)
 
     def test_what_is_left_over_goes_to_the_arm_that_is_compared_with(self, tmp_path):
