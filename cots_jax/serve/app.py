@@ -23,6 +23,7 @@ from cots_jax.serve.limits import PICTURE_BYTES, REQUEST_SECONDS
 from cots_jax.serve.questions import Search, asked, hit, wanted
 from cots_jax.serve.service import Service
 from cots_jax.serve.thumbnails import Size
+from cots_jax.serve.videos import OTHER
 
 EXAMPLES = 6
 PAGE = "search.html"
@@ -34,8 +35,9 @@ Id = Annotated[str, Path(pattern=ID_PATTERN, description="of a hit")]
 _FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": answers.Failure} for status in (400, 401, 403, 404, 421, 422, 429, 503)
 }
+_VIDEO: dict[str, Any] = {"video/*": {}, OTHER: {}}
 _PARTS: dict[int | str, dict[str, Any]] = {
-    206: {"description": "a part of it", "content": {"video/*": {}}},
+    206: {"description": "a part of it", "content": _VIDEO},
     416: {"description": "beyond its end"},
 }
 _SENT_FAILURES = {**_FAILURES, **{s: {"model": answers.Failure} for s in (408, 413, 415)}}
@@ -164,7 +166,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         return Response(await service.thumbnail(row, size), 200, headers, "image/jpeg")
 
     @app.get("/api/videos/{id}", response_class=Response, responses={
-        **_FAILURES, **_PARTS, 200: {"content": {"video/*": {}}},
+        **_FAILURES, **_PARTS, 200: {"content": _VIDEO},
     })  # fmt: skip
     async def video(id: Id, request: Request) -> Response:
         """The video file that a hit is a piece of. Of a `Range`, some MiB come at a time."""

@@ -4,6 +4,7 @@
 import io
 import pathlib
 
+import numpy as np
 import pytest
 from films import levels, number_of, write_film
 from PIL import Image
@@ -134,6 +135,21 @@ def test_a_file_that_is_gone_or_linked_out(tmp_path: pathlib.Path) -> None:
                     assert said.status_code == 404
                     assert "update the index" in said.json()["error"]
         assert client.get("/api/videos/AAAAAAAAAAAA").status_code == 404
+
+
+def test_a_container_that_no_browser_plays(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "clips").mkdir()
+    write_film(tmp_path / "clips" / "a.avi", [np.zeros((48, 64, 3), np.uint8)] * 50, codec="mpeg4")
+    make_index(tmp_path / "clips", tmp_path / "index", seconds=2.0)
+    with client_of(tmp_path / "index") as client:
+        said = client.get(f"/api/videos/{hits(client)[0]['id']}")
+        described = client.get("/openapi.json").json()["paths"]["/api/videos/{id}"]["get"]
+    assert said.headers["content-type"] == "application/octet-stream"
+    for status in ("200", "206"):
+        assert described["responses"][status]["content"].keys() == {
+            "video/*",
+            said.headers["content-type"],
+        }
 
 
 def test_pictures_have_no_video(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
