@@ -200,6 +200,7 @@ class Config:
     keep: int = 2  # checkpoints
     keep_every: str = ""  # an interval whose checkpoints stay for good
     keep_best: Switch = Switch.OFF  # the towers that are best on data.eval, too
+    mirror: str = ""  # where a copy of the run is kept: gs://BUCKET/NAME, or what else fsspec opens
     image_tokenizer: str = ""  # a trained dVAE workdir, for MVM ids made online
     image_tokenizer_config: str = ""  # the `--config` that trains it, for the error without it
     evaluation_towers: Towers = Towers.ONLINE

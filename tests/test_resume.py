@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -131,6 +132,25 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tiny: Tiny, tmp_path: pathli
     assert again.status == 0, again.err
     assert f"checkpoint {damaged.step} is damaged and passed over: towers/d/" in again.err
     assert f"resuming at step {before.step} of 40" in again.err
+    assert_as_undisturbed(tiny, copy)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_lost(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    copy = tiny.copy(tmp_path, "tiny-dvae")
+    mirrored = (TRAIN, f"--config.mirror={tmp_path / 'elsewhere' / 'tiny'}")
+    stopped = run_main(copy.root, *mirrored, stream=StopAt("step 15/40"))
+    assert stopped.status == 75, stopped.err
+    step = newest(copy.run).step
+    shutil.rmtree(copy.run)
+    again = run_main(copy.root, *mirrored)
+    assert again.status == 0, again.err
+    assert f"step {step} came back from {tmp_path / 'elsewhere' / 'tiny'}" in again.err
+    assert f"resuming at step {step} of 40" in again.err
+    assert_as_undisturbed(tiny, copy)
+    shutil.rmtree(copy.run)
+    done = run_main(copy.root, *mirrored)
+    assert done.status == 0 and "nothing to do" in done.err
     assert_as_undisturbed(tiny, copy)
 
 

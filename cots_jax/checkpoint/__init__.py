@@ -9,7 +9,7 @@ Other names in the folder: `STEP.replaced` (being exchanged for a newer save of 
 good), `STEP.deleted` (on its way out), `STEP.aside` (of a later step than the run went on from).
 """
 
-from cots_jax.checkpoint.finding import latest, read_fact, verify
+from cots_jax.checkpoint.finding import latest, latest_here, read_fact, verify
 from cots_jax.checkpoint.folder import BEST, FOLDER, Damage, Found, Keep
 from cots_jax.checkpoint.restoring import restore
 from cots_jax.checkpoint.saving import Saver, save
@@ -22,6 +22,7 @@ __all__ = [
     "Keep",
     "Saver",
     "latest",
+    "latest_here",
     "read_fact",
     "restore",
     "save",

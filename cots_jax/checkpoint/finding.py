@@ -25,11 +25,11 @@ def latest(folder: Path, before: int | None = None) -> Found | None:
     then is the user's decision.
     """
     if jax.process_count() == 1:
-        return _judge(folder, before)
+        return latest_here(folder, before)
     found, refusal = None, None
     if jax.process_index() == 0:
         try:
-            found = _judge(folder, before)
+            found = latest_here(folder, before)
         except UserError as error:
             refusal = error
     nothing, refused = -1, -2
@@ -40,7 +40,8 @@ def latest(folder: Path, before: int | None = None) -> Found | None:
     return found if found or step == nothing else _candidate(folder, step)
 
 
-def _judge(folder: Path, before: int | None) -> Found | None:
+def latest_here(folder: Path, before: int | None = None) -> Found | None:
+    """`latest`, as this process alone finds it."""
     damaged = []
     for candidate in candidates(folder):
         if before is not None and candidate.step >= before:

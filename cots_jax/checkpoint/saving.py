@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,11 @@ class Saver:
     """Saves like `save`, one checkpoint at a time, while the run goes on.
 
     A refusal of the disk is raised by the next `save` or `wait`, in all processes.
+    after: called when a checkpoint is on the disk, before the next one may begin.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, after: Callable[[], None] = lambda: None) -> None:
+        self._folder, self._after = folder, after
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -96,6 +97,7 @@ class Saver:
     def _finish(self, begun: "_Begun") -> None:
         try:
             begun.finish()
+            self._after()
         except Exception as error:
             self._error = error
 

@@ -39,6 +39,7 @@ from cots_jax.schema import OF_THE_RUN, Config
 from cots_jax.switches import Task
 from cots_jax.train.cots import CotsTask
 from cots_jax.train.dvae import DvaeTask
+from cots_jax.train.mirror import Mirror, NoMirror, Say
 from cots_jax.weights.own import read_origin
 
 DVAES = {
@@ -52,7 +53,7 @@ DVAES = {
 FREE = frozenset(
     [
         *("log_every", "checkpoint_every", "evaluate_every", "diagnose_every", "keep", "keep_best"),
-        *("keep_every", "stalled_after"),
+        *("keep_every", "stalled_after", "mirror"),
         "image_tokenizer_config",
         *(f"data.{key}" for key in ("threads", "cache", "test", "eval", "prepare")),
         *(f"hardware.{key}" for key in ("row", "chips", "fsdp", "tensor", "accumulate")),
@@ -65,13 +66,14 @@ ORIGIN = "origin.json"  # what the run that this one started from was trained on
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: Config) -> Generator[None]:
+def claimed(workdir: Path, config: Config, say: Say) -> Generator[Mirror | NoMirror]:
     """Sees that the workdir is empty or of the same config, and that no second run is in it.
 
-    Of several processes, the first one does so for all.
+    Gives the run's copy elsewhere, after what is newer there has come back. Of several processes,
+    the first one does so for all.
     """
     if not is_first():
-        yield
+        yield NoMirror()
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -87,6 +89,8 @@ def claimed(workdir: Path, config: Config) -> Generator[None]:
             raise UserError(
                 f"another run works in {workdir}: wait for it, or choose another --workdir"
             ) from None
+        mirror = Mirror(workdir, config.mirror) if config.mirror else NoMirror()
+        mirror.fetch(lambda found: _same_run(found, config, config.mirror), say)
         before = read_config(workdir)
         if before is not None:
             _same_run(before, config, workdir)
@@ -95,10 +99,10 @@ def claimed(workdir: Path, config: Config) -> Generator[None]:
                 f"{workdir} holds files and no config.json, so no run of ours: choose another "
                 "--workdir"
             )
-        yield
+        yield mirror
 
 
-def _same_run(before: Config, config: Config, workdir: Path) -> None:
+def _same_run(before: Config, config: Config, workdir: Path | str) -> None:
     old, new = _flat(before.to_dict()), _flat(config.to_dict())
     keys = [key for key in old if old[key] != new[key] and key not in FREE]
     if SOURCES in keys:

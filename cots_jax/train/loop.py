@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import signal
+import sys
 import time
 import types
 from pathlib import Path
@@ -17,8 +18,15 @@ from cots_jax import checkpoint
 from cots_jax.batch import Batch
 from cots_jax.compilation_cache import compiled
 from cots_jax.data.mixture import segments_to_json
+from cots_jax.errors import UserError
 from cots_jax.pretrained import CHECKPOINTS
-from cots_jax.processes import agree_on, code_of_the_package, entered_together, is_first
+from cots_jax.processes import (
+    agree_on,
+    code_of_the_package,
+    entered_together,
+    is_first,
+    refuse_together,
+)
 from cots_jax.schema import Config
 from cots_jax.switches import Switch
 from cots_jax.train.assemble import assembled, claimed
@@ -29,6 +37,7 @@ from cots_jax.train.dropped import DroppedLog, NoDroppedLog
 from cots_jax.train.dvae import DvaeTask
 from cots_jax.train.logging import MetricsLog, NoLog
 from cots_jax.train.mesh import make_mesh, place, place_rows, whole
+from cots_jax.train.mirror import Mirror, NoMirror
 from cots_jax.train.pace import Pace
 from cots_jax.train.progress import Meter, Progress, Silence
 from cots_jax.train.reporter import Reporter, SkipGuard
@@ -62,18 +71,23 @@ def train(
     agree_on("the config", json.dumps(config.to_dict()))
     agree_on("the code", code_of_the_package())
     mesh = make_mesh(config.hardware)
+
+    def say(text: str) -> None:
+        print(text, file=stream or sys.stderr, flush=True)
+
     with (
-        entered_together(claimed(workdir, config)),
+        entered_together(claimed(workdir, config, say)) as mirror,
         entered_together(assembled(config, workdir, mesh)) as task,
         _Preemption() as stop,
     ):
-        return _run(config, workdir, task, stop, stream, profiled)
+        return _run(config, workdir, task, mirror, stop, stream, profiled)
 
 
 def _run(
     config: Config,
     workdir: Path,
     task: CotsTask | DvaeTask,
+    mirror: Mirror | NoMirror,
     stop: "_Preemption",
     stream: TextIO | None,
     profiled: Steps | None,
@@ -102,6 +116,7 @@ def _run(
         progress.note(f"checkpoint {damage.step} is damaged and passed over: {damage.reason}")
     if start >= total:
         progress.note(f"{workdir} is trained to step {start} of {total}: nothing to do")
+        _copied(mirror)
         return Outcome(start, total, 0, False, {})
     progress.note(
         f"{config.name}: {'resuming at' if start else 'from'} step {start} of {total}, "
@@ -131,6 +146,8 @@ def _run(
                 },
             }
             saver.save(step, task.trees(state), facts, keep=keep)
+            if mirror.behind:  # with the checkpoint before this one
+                progress.note(f"{mirror.behind}; the next checkpoint tries again")
 
     # ------------------------------------------------------------ the loop
     log, step = MetricsLog(workdir, start) if is_first() else NoLog(), start
@@ -149,7 +166,7 @@ def _run(
         task.logged, log, progress, clock, guard, skipped, pace, use, first_start(workdir)
     )
     best = Best(workdir) if config.keep_best is Switch.ON else None
-    saver = checkpoint.Saver(workdir / CHECKPOINTS)
+    saver = checkpoint.Saver(workdir / CHECKPOINTS, after=mirror.send)
     watchdog = Watchdog(config.stalled_after)
     trace = Trace(workdir / "profile", profiled)
     running = None  # a number of the step that the devices are at
@@ -218,7 +235,15 @@ def _run(
         log.close()
         dropped.close()
         progress.close()
+    _copied(mirror)
     return Outcome(step, total, step - start, not done, reporter.metrics)
+
+
+def _copied(mirror: Mirror | NoMirror) -> None:
+    """Sends what was written since. Raises UserError in all processes where it does not arrive."""
+    mirror.send()
+    behind = f"all is in the workdir, but {mirror.behind}: start again by the same command"
+    refuse_together(UserError(behind) if mirror.behind else None)
 
 
 class _Preemption:
