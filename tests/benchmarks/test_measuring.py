@@ -202,6 +202,11 @@ class TestPage:
 
     def test_every_section_of_the_real_page_has_a_command(self) -> None:
         text = performance_page.PAGE.read_text("utf-8")
-        assert set(performance_page.SECTION.findall(text)) == {*MAIN, "step_demo", "step_b16_224"}
+        assert set(performance_page.SECTION.findall(text)) == {
+            *MAIN,
+            "step_demo",
+            "step_b16_224",
+            "embed_b16_224",
+        }
         for name in (*MAIN, "step"):
             assert f"    python -m benchmarks.{name}" in text
