@@ -155,6 +155,24 @@ def test_a_disk_that_is_lost(tiny: Tiny, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_copy_that_cannot_be_made(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    copy = tiny.copy(tmp_path, "tiny-dvae")
+    (tmp_path / "file").touch()
+    mirrored = (TRAIN, f"--config.mirror={tmp_path / 'file' / 'below'}")
+    stopped = run_main(copy.root, *mirrored, stream=StopAt("step 15/40"))
+    assert stopped.status == 75, stopped.err  # it goes on where it is started again
+    assert f"the copy at {tmp_path / 'file' / 'below'} is behind" in stopped.err
+    done = run_main(copy.root, *mirrored)
+    assert done.status == 1
+    assert "error: all is in the workdir, but the copy at" in done.err
+    assert_as_undisturbed(tiny, copy)
+    (tmp_path / "file").unlink()
+    again = run_main(copy.root, *mirrored)
+    assert again.status == 0, again.err
+    assert (tmp_path / "file" / "below" / "checkpoints" / "40" / manifest.NAME).is_file()
+
+
+@pytest.mark.slow
 def test_killed_in_a_process_of_its_own(tiny: Tiny, tmp_path: pathlib.Path) -> None:
     copy = tiny.copy(tmp_path, "tiny-dvae")
     environment = {**os.environ, "PYTHONPATH": str(CONFIG.parents[1])}

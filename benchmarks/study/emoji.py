@@ -48,6 +48,7 @@ def _arm(name: str, method: str, steps: int = STEPS, as_long_as: str = "") -> Ar
 
 METHODS = {"contrastive": "contrastive", "mvlm": "mvlm", "kl": "kl", "full": ""}
 BASELINES = ("clip", "siglip", "albef")
+TRAINED_LONG = ("contrastive", "clip", "siglip")  # for the time of the longest run of all levels
 
 
 def _ladder(name: str) -> tuple[Arm, ...]:
@@ -73,7 +74,7 @@ EMOJI_SUITE = Suite(
         ),
         *(
             _arm(f"{name}-{LONGEST}-time", name, as_long_as=f"full-{LONGEST}")
-            for name in ("contrastive", "clip", "siglip")
+            for name in TRAINED_LONG
         ),
     ),
     contrasts=(
@@ -81,10 +82,7 @@ EMOJI_SUITE = Suite(
         *(Contrast("full", other) for other in ("kl", "mvlm", "contrastive-time")),
         *(Contrast("full", f"{name}-time") for name in BASELINES),
         Contrast(f"full-{LONGEST}", f"contrastive-{LONGEST}"),
-        *(
-            Contrast(f"full-{LONGEST}", f"{name}-{LONGEST}-time")
-            for name in ("contrastive", "clip", "siglip")
-        ),
+        *(Contrast(f"full-{LONGEST}", f"{name}-{LONGEST}-time") for name in TRAINED_LONG),
     ),
     ladders=tuple(
         Ladder(name, tuple(_rung(name, steps) for steps in LONGER))

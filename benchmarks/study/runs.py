@@ -73,9 +73,8 @@ def with_equal_time(suite: Suite, out: Path) -> Suite:
     if not pairs:
         return suite
     path = out / suite.name / "cost.json"
-    measured_as = _first_alike(
-        [arm for arm in suite.arms if {arm.name} & {*pairs, *pairs.values()}]
-    )
+    timed = {*pairs, *pairs.values()}
+    measured_as = _first_alike([arm for arm in suite.arms if arm.name in timed])
     names = sorted(set(measured_as.values()))
     try:
         costs = json.loads(path.read_text("utf-8"))["seconds_a_step"]

@@ -89,14 +89,20 @@ def retire(folder: Path, step: int, keep: Keep) -> None:
     """Deletes what `keep` does not name, now that `step` is saved."""
     there = candidates(folder)
     for later in (one for one in there if one.step > step):
-        aside = folder / f"{later.step}.aside"
-        _delete(aside)
-        later.path.rename(aside)
+        put_aside(later.path)
     kept = keep.names({one.step for one in there if one.step <= step})
     for old in (one for one in there if one.step <= step):
         superseded = old.path.name != str(old.step) and (folder / str(old.step)).exists()
         if superseded or old.step not in kept:
             _delete(old.path)
+
+
+def put_aside(path: Path) -> None:
+    """Takes the name away from a checkpoint that a run does not go on from."""
+    step = path.name.partition(".")[0]
+    aside = path.with_name(f"{step}.aside")
+    _delete(aside)
+    path.rename(aside)
 
 
 def _delete(path: Path) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An objective that is off at some steps and costs nothing then (own choice).
+"""An objective that is off at some steps and costs next to nothing then (own choice).
 
 Differentiated as it stands, a `cond` hands everything that its backward pass needs through its
 result: copied where the branch is taken, written as zeros where it is not, and either way as large
-as all activations inside. Here the branch makes the gradients too, and hands out them alone.
+as all activations inside. Here the branch makes the gradients too, and hands out them alone: zeros
+as large as what it differentiates are what is left of its cost while it is off.
 """
 
 from collections.abc import Callable

@@ -8,6 +8,7 @@ compare features, with momentum keys piece by piece, with the batch's own for al
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,7 +74,9 @@ class Tools:
     model: TwoStream
     method: MethodConfig
     active: frozenset[str]  # objectives whose schedule is ever above 0; the others cost nothing
-    paused: frozenset[str]  # those whose schedule is 0 at some steps: they cost nothing then
+    paused: frozenset[
+        str
+    ]  # those whose schedule is 0 at some steps: they hardly cost anything then
     tokenize: Callable[[Float[Array, "r t s s 3"]], Int[Array, "r n"]]  # views -> code ids
     gather: Callable[[Float[Array, "b e"]], Float[Array, "b e"]]  # the same rows on every device
     spread: Callable[[Columns], Columns] = lambda columns: columns  # columns cut over the devices
@@ -141,22 +144,17 @@ def token_losses(
     image = model.encode_image(towers, views.image, inputs.image_mask)
     text = model.encode_text(towers, inputs.text, views.text_length)
     rows = Rows(tools.gather(image.joint), tools.gather(text.joint), views.group_id, views.row)
-    shared = model.masked.forward is Forward.SHARED
+
+    def masked(tower: str, head: str, loss: Loss, own: Encoded, other: Encoded) -> _Wanted:
+        shared = own.tokens if model.masked.forward is Forward.SHARED else None
+        learned = _only(towers, tower), _only(heads, head)
+        return _Wanted(
+            functools.partial(loss, tools, views), *learned, shared, partner(model, other)
+        )
+
     wanted = {
-        "mvm": _Wanted(
-            lambda *inputs: _mvm(tools, views, *inputs),
-            _only(towers, "image"),
-            _only(heads, "mvm"),
-            image.tokens if shared else None,
-            partner(model, text),
-        ),
-        "mlm": _Wanted(
-            lambda *inputs: _mlm(tools, views, *inputs),
-            _only(towers, "text"),
-            _only(heads, "mlm"),
-            text.tokens if shared else None,
-            partner(model, image),
-        ),
+        "mvm": masked("image", "mvm", _mvm, image, text),
+        "mlm": masked("text", "mlm", _mlm, text, image),
     }
     zero = jnp.zeros((), rows.image.dtype)
     return TokenPass(rows, _weighted(wanted, tools, weights, denominators, zero))
@@ -214,7 +212,7 @@ class _Wanted:
         return self._loss(*self._inputs)
 
     def unless_off(self, weight: Any) -> Float[Array, ""]:
-        """Costs nothing where the weight is 0."""
+        """Hardly costs anything where the weight is 0."""
         return loss_while(jnp.asarray(weight) > 0, self._loss, *self._inputs)
 
 

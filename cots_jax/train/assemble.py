@@ -89,8 +89,6 @@ def claimed(workdir: Path, config: Config, say: Say) -> Generator[Mirror | NoMir
             raise UserError(
                 f"another run works in {workdir}: wait for it, or choose another --workdir"
             ) from None
-        mirror = Mirror(workdir, config.mirror) if config.mirror else NoMirror()
-        mirror.fetch(lambda found: _same_run(found, config, config.mirror), say)
         before = read_config(workdir)
         if before is not None:
             _same_run(before, config, workdir)
@@ -99,6 +97,8 @@ def claimed(workdir: Path, config: Config, say: Say) -> Generator[Mirror | NoMir
                 f"{workdir} holds files and no config.json, so no run of ours: choose another "
                 "--workdir"
             )
+        mirror = Mirror(workdir, config.mirror) if config.mirror else NoMirror()
+        mirror.fetch(lambda found: _same_run(found, config, config.mirror), say)
         yield mirror
 
 

@@ -228,6 +228,8 @@ def _run(
         done = step >= total
         save(step, task.finish(state) if done else {})
         saver.wait()
+        if mirror.behind and not done:
+            progress.note(mirror.behind)
     finally:
         trace.close()
         watchdog.close()
@@ -235,7 +237,8 @@ def _run(
         log.close()
         dropped.close()
         progress.close()
-    _copied(mirror)
+    if done:
+        _copied(mirror)
     return Outcome(step, total, step - start, not done, reporter.metrics)
 
 

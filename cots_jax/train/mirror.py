@@ -9,6 +9,7 @@ manifest is there: that is sent last, when everything else has arrived, and is r
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import fsspec
 from cots_jax import checkpoint, manifest
 from cots_jax.config import build_config
 from cots_jax.errors import UserError
+from cots_jax.files import write_whole
 from cots_jax.schema import Config
 
 SIGNED = re.compile(rf"((?:{checkpoint.FOLDER}|{checkpoint.BEST})/\d+)/.+")  # with a manifest
@@ -98,28 +100,24 @@ class Mirror:
                     f"config.mirror = {self._place!r} holds files and no config.json, so no copy "
                     "of a run: name an empty place"
                 )
-            same_run(build_config(json.loads(self._read(CONFIG))))
-            step = self._fetch_newest(there, say)
-            if step is None:
+            config = self._read(CONFIG).decode()
+            same_run(build_config(json.loads(config)))
+            whole, own = _folders(there), self._newest_here()
+            steps = [f for f in whole if f.startswith(f"{checkpoint.FOLDER}/") and _step(f) > own]
+            if not steps:
                 return
-            plain = [name for name in there if not SIGNED.fullmatch(name)]
+            # The checkpoint last: a run that is killed before it is there begins here again.
+            write_whole(self._workdir / CONFIG, config)
+            plain = [name for name in there if not SIGNED.fullmatch(name) and name != CONFIG]
             self._get(plain, self._workdir)
-            for folder in _folders(there):
-                if folder.startswith(f"{checkpoint.BEST}/"):
-                    self._fetch(folder, there)
-            say(f"step {step} came back from {self._place}")
-
-    def _fetch_newest(self, there: Mapping[str, int], say: Say) -> int | None:
-        own = self._newest_here()
-        folders = [f for f in _folders(there) if f.startswith(f"{checkpoint.FOLDER}/")]
-        for folder in sorted(folders, key=_step, reverse=True):
-            if _step(folder) <= own:
-                return None
-            if reason := self._fetch(folder, there):
+            for folder in (f for f in whole if f.startswith(f"{checkpoint.BEST}/")):
+                self._fetch(folder, there)
+            for folder in sorted(steps, key=_step, reverse=True):
+                reason = self._fetch(folder, there)
+                if reason is None:
+                    say(f"step {_step(folder)} came back from {self._place}")
+                    return
                 say(f"{folder} at {self._place} is damaged and passed over: {reason}")
-            else:
-                return _step(folder)
-        return None
 
     def _newest_here(self) -> int:
         try:
@@ -134,14 +132,17 @@ class Mirror:
         if final.exists():
             if checkpoint.verify(final) is None:
                 return None
-            final.rename(final.with_name(f"{final.name}.aside"))
+            checkpoint.put_aside(final)
         coming = final.with_name(f"{final.name}.fetching")
+        shutil.rmtree(coming, ignore_errors=True)  # of a run that was killed here
         names = [name for name in there if name.startswith(f"{folder}/")]
         self._get(names, coming, folder)
         reason = manifest.fault(coming, {"step": _step(folder)})
         if reason is None:
             coming.rename(final)
             manifest.sync(final.parent)
+        else:
+            shutil.rmtree(coming)
         return reason
 
     # ---------------------------------------------------------------- files

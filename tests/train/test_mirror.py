@@ -15,6 +15,7 @@ from cots_jax import checkpoint, manifest
 from cots_jax.arguments import parse_arguments
 from cots_jax.errors import UserError
 from cots_jax.schema import Config
+from cots_jax.train.assemble import claimed
 from cots_jax.train.mirror import Mirror
 
 TINY = f"--config={PROJECT / 'configs' / 'tiny.py'}"
@@ -127,6 +128,43 @@ class TestThereAndBack:
         passed, back = fetched(mirror)
         assert "checkpoints/20" in passed and "facts.json has 2 bytes instead of" in passed
         assert back == f"step 10 came back from {place}"
+
+
+class TestKilledOnTheWayBack:
+    def test_before_the_checkpoint_is_there(
+        self, place: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = a_config(f"--config.mirror={place}")
+        run = write_run(tmp_path / "run", 10)
+        Mirror(run, place).send()
+        shutil.rmtree(run)
+        with monkeypatch.context() as broken:
+            broken.setattr(Mirror, "_fetch", lambda *_: 1 / 0)
+            with pytest.raises(UserError, match="ZeroDivisionError"), claimed(run, config, print):
+                pass
+        assert not (run / "checkpoints").exists()
+        said: list[str] = []
+        with claimed(run, config, said.append):
+            assert said == [f"step 10 came back from {place}"]
+
+    def test_within_the_checkpoint(self, place: str, tmp_path: pathlib.Path) -> None:
+        run = write_run(tmp_path / "run", 10)
+        Mirror(run, place).send()
+        shutil.rmtree(run)
+        left = run / "checkpoints" / "10.fetching" / "half"
+        left.parent.mkdir(parents=True)
+        left.touch()
+        assert fetched(Mirror(run, place)) == [f"step 10 came back from {place}"]
+        assert not (run / "checkpoints" / "10" / "half").exists()
+
+    def test_a_second_damaged_one_is_healed_like_the_first(
+        self, place: str, tmp_path: pathlib.Path
+    ) -> None:
+        run = write_run(tmp_path / "run", 10)
+        Mirror(run, place).send()
+        for _ in range(2):
+            (run / "checkpoints" / "10" / "facts.json").write_text("{}")
+            assert fetched(Mirror(run, place)) == [f"step 10 came back from {place}"]
 
 
 class TestWhatIsSent:
@@ -242,6 +280,20 @@ class TestPlacesThatAreRefused:
         with pytest.raises(UserError, match="another config"):
             fetched(Mirror(tmp_path / "other", place), a_config("--config.seed=1"))
         assert not (tmp_path / "other").exists()
+
+    def test_a_folder_with_something_else_is_not_written_to(
+        self, place: str, tmp_path: pathlib.Path
+    ) -> None:
+        Mirror(write_run(tmp_path / "run", 10), place).send()
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "thesis.tex").touch()
+        config = a_config(f"--config.mirror={place}")
+        with (
+            pytest.raises(UserError, match="no run of ours"),
+            claimed(tmp_path / "home", config, print),
+        ):
+            pass
+        assert names(tmp_path / "home") == {"thesis.tex", ".lock"}
 
     def test_of_something_else(self, tmp_path: pathlib.Path) -> None:
         (tmp_path / "place").mkdir()
