@@ -8,7 +8,8 @@ its own, gets `kill -9` at moments drawn evenly over the time that the undisturb
 and end included, until it is done; then another one, until there were enough kills. Each must end
 with the same bits in every array and the same lines in metrics.jsonl (times aside), and no kill
 may leave a damaged checkpoint or lose one. Exit 0 where all of that held, else 1. Of several
-processes that train as one, all are killed, one shortly after the other.
+processes that train as one, all are killed, one shortly after the other. A harness that was stopped
+goes on in its --scratch, and one with more --kills adds to those that were done there.
 """
 
 import argparse
@@ -31,18 +32,23 @@ import jax
 import numpy as np
 
 from cots_jax import checkpoint
+from cots_jax.errors import UserError
+from cots_jax.files import write_whole
 from cots_jax.meeting.places import ADDRESS, COUNT, INDEX
 from cots_jax.pretrained import CHECKPOINTS
 from cots_jax.train.logging import TIMES
+from cots_jax.train.progress import duration
 
 PROJECT = Path(__file__).resolve().parents[1]
 TREES = ("towers", "heads", "method", "training")
+TALLY = "tally.json"
 LONGEST = 1800.0  # seconds that one start may take
 # Everything is imported before the word is given, so that kills fall into the run itself, and the
 # next process gets ready while the one before still runs.
 READY = """
 import sys
 from cots_jax import main
+from cots_jax.train import loop
 print("ready", flush=True)
 flags = sys.stdin.readline().strip()
 sys.exit(main.main(flags.split("\\t")) if flags else 0)
@@ -57,6 +63,31 @@ class Outcome:
     runs: int  # that were killed at least once and ended
     unfinished_saves: int  # kills that fell into the writing of a checkpoint
     faults: tuple[str, ...]
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was done so far, in a file beside the runs; whole runs only."""
+
+    command: str  # flags of the runs, processes and seed
+    span: float = 0.0  # seconds that the undisturbed run took
+    kills: int = 0
+    runs: int = 0
+    unfinished_saves: int = 0
+
+    def write(self, scratch: Path) -> None:
+        write_whole(scratch / TALLY, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+
+def tally_of(scratch: Path, command: str) -> Tally:
+    """That of a harness which was stopped there, or a new one. Raises UserError for another's."""
+    path = scratch / TALLY
+    if not path.exists():
+        return Tally(command)
+    found = Tally(**json.loads(path.read_text("utf-8")))
+    if found.command != command:
+        raise UserError(f"{scratch} is of {found.command}: name another folder by --scratch")
+    return found
 
 
 def fingerprint(workdir: Path) -> dict[str, str]:
@@ -89,9 +120,9 @@ def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
 class Harness:
     """Runs one config again and again in folders below `scratch`."""
 
-    def __init__(self, flags: Sequence[str], scratch: Path, seed: int, processes: int) -> None:
+    def __init__(self, flags: Sequence[str], scratch: Path, processes: int) -> None:
         self._flags, self._scratch, self._processes = flags, scratch, processes
-        self._chance, self._starts = random.Random(seed), 0
+        self._starts = 0
         self._next = self._start()
         self.faults: list[str] = []
         self.unfinished_saves = 0
@@ -126,8 +157,11 @@ class Harness:
         """Ends the processes that wait for their word."""
         _kill(self._next)
 
-    def go(self, workdir: Path, seconds: float = LONGEST) -> int | None:
-        """Runs for so many seconds; the exit status, or None where it had to be killed."""
+    def go(self, workdir: Path, seconds: float = LONGEST, apart: float = 0.0) -> int | None:
+        """Runs for so many seconds; the exit status, or None where it had to be killed.
+
+        apart: seconds between the kills of processes that train as one.
+        """
         running, number = self._next, self._starts
         self._next = self._start()
         for process in running:
@@ -141,7 +175,7 @@ class Harness:
             try:
                 process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                _kill(running, self._chance.uniform(0, 0.05))
+                _kill(running, apart)
                 return None
         _kill(running)  # closes their streams
         status = max(process.returncode for process in running)
@@ -150,10 +184,19 @@ class Harness:
             self.faults.append(f"exit {status} in {workdir.name}: {said[-500:]}")
         return status
 
-    def killed_once(self, workdir: Path, span: float) -> bool:
+    def killed_often(self, workdir: Path, span: float, most: int, chance: random.Random) -> int:
+        """Kills the run until it ends by itself, or `most` times and then lets it; how often."""
+        for done in range(most):
+            if not self._killed_once(workdir, span, chance):
+                return done
+            print(f"  {workdir.name} killed at step {_step(workdir)}", file=sys.stderr)
+        self.go(workdir)
+        return most
+
+    def _killed_once(self, workdir: Path, span: float, chance: random.Random) -> bool:
         """Lets the run go on for a random part of `span`; whether it was killed before its end."""
         before = _step(workdir)
-        if self.go(workdir, self._chance.uniform(0, span)) is not None:
+        if self.go(workdir, chance.uniform(0, span), chance.uniform(0, 0.05)) is not None:
             return False
         folder = workdir / CHECKPOINTS
         self.unfinished_saves += any(folder.glob("*.saving"))
@@ -193,30 +236,46 @@ def kill_many(
     flags: Sequence[str], scratch: Path, kills: int, seed: int, processes: int
 ) -> Outcome:
     """At least `kills` kills; the run that the last one falls into is brought to its end too."""
-    with contextlib.closing(Harness(flags, scratch, seed, processes)) as harness:
-        harness.go(scratch / "warm")  # fills the compilation cache
-        began = time.monotonic()
-        harness.go(scratch / "undisturbed")
-        span = time.monotonic() - began
+    tally = tally_of(scratch, f"{' '.join(flags)} --processes={processes} --seed={seed}")
+    begun, before = time.monotonic(), tally.kills
+    with contextlib.closing(Harness(flags, scratch, processes)) as harness:
+        if not tally.span:
+            tally.span = _undisturbed(harness, scratch)
+            tally.write(scratch)
         wanted = fingerprint(scratch / "undisturbed")
-        done = runs = 0
-        while done < kills and not harness.faults:
-            runs += 1
-            workdir = scratch / f"killed-{runs}"
-            while done < kills and harness.killed_once(workdir, span):
-                done += 1
-                print(f"kill {done}: {workdir.name} at step {_step(workdir)}", file=sys.stderr)
-            harness.go(workdir)
+        while tally.kills < kills and not harness.faults:
+            number = tally.runs + 1
+            workdir, chance = scratch / f"killed-{number}", random.Random(f"{seed}/{number}")
+            shutil.rmtree(workdir, ignore_errors=True)  # of a harness that was stopped
+            done = harness.killed_often(workdir, tally.span, kills - tally.kills, chance)
             for name in differences(wanted, fingerprint(workdir)):
                 harness.faults.append(f"{workdir.name}: {name} differs")
-            shutil.rmtree(workdir)
-        return Outcome(done, runs, harness.unfinished_saves, tuple(harness.faults))
+            tally.runs, tally.kills = number, tally.kills + done
+            tally.unfinished_saves += harness.unfinished_saves
+            harness.unfinished_saves = 0
+            if not harness.faults:
+                tally.write(scratch)
+                shutil.rmtree(workdir)
+            each = (time.monotonic() - begun) / max(tally.kills - before, 1)
+            left = duration(max(kills - tally.kills, 0) * each)
+            print(f"{tally.kills}/{kills} kills, {number} runs | {left} left", file=sys.stderr)
+        return Outcome(tally.kills, tally.runs, tally.unfinished_saves, tuple(harness.faults))
+
+
+def _undisturbed(harness: "Harness", scratch: Path) -> float:
+    """Seconds of a run that is let alone, after one that fills the compilation cache."""
+    for name in ("warm", "undisturbed"):
+        shutil.rmtree(scratch / name, ignore_errors=True)
+    harness.go(scratch / "warm")
+    began = time.monotonic()
+    harness.go(scratch / "undisturbed")
+    return time.monotonic() - began
 
 
 @contextlib.contextmanager
 def _folder(given: str) -> Iterator[Path]:
     if given:
-        Path(given).mkdir(parents=True)
+        Path(given).mkdir(parents=True, exist_ok=True)
         yield Path(given)
     else:
         with tempfile.TemporaryDirectory() as made:
@@ -230,7 +289,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--scratch", default="", help="a new folder, kept; default: a temporary one"
+        "--scratch", default="", help="a folder, kept, to go on in; default: a temporary one"
     )
     parser.add_argument("--processes", type=int, default=1, help="that train as one")
     parser.add_argument(
@@ -239,7 +298,11 @@ def main() -> int:
     flags = parser.parse_args()
     with _folder(flags.scratch) as scratch:
         train = [f"--config={flags.config}", *(f"--config.{one}" for one in flags.set)]
-        outcome = kill_many(train, scratch, flags.kills, flags.seed, flags.processes)
+        try:
+            outcome = kill_many(train, scratch, flags.kills, flags.seed, flags.processes)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     print(json.dumps(dataclasses.asdict(outcome)))
     return 1 if outcome.faults else 0
 

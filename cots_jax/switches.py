@@ -155,6 +155,17 @@ class Remat(enum.StrEnum):
     ON = "on"
 
 
+class AttentionForm(enum.StrEnum):
+    """How the towers' attention is computed (O).
+
+    WRITTEN_OUT: all scores in memory. FUSED: by a kernel where there is one (models/attention.py),
+    under the precision bfloat16 and without a relative bias; else written out.
+    """
+
+    WRITTEN_OUT = "written_out"
+    FUSED = "fused"
+
+
 class Switch(enum.StrEnum):
     """On or off, readable on a command line."""
 

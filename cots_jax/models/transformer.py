@@ -18,7 +18,8 @@ import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
-from cots_jax.switches import Precision, Remat, Switch
+from cots_jax.models.attention import Rule, fused, written_out
+from cots_jax.switches import AttentionForm, Precision, Remat, Switch
 
 
 class Norm(enum.StrEnum):
@@ -63,6 +64,7 @@ class TransformerConfig:
     precision: Precision = Precision.FLOAT32
     scan: Switch = Switch.OFF
     remat: Remat = Remat.OFF
+    attention: AttentionForm = AttentionForm.WRITTEN_OUT
 
 
 def activate(name: Activation, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -185,22 +187,14 @@ class Attention(nn.Module):
             (3, config.heads, head), config.precision, init_std=config.init_std, name="qkv"
         )(x)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        # Logits in the hundreds would lose their units to bf16's 8 bits.
-        wide = jnp.promote_types(q.dtype, jnp.float32)
-        exact = exactness(config.precision)
-        logits = jnp.einsum(
-            "bqhc,bkhc->bhqk", q * head**-0.5, k, precision=exact, preferred_element_type=wide
-        )
-        if bias is not None:
-            logits = logits + bias.astype(logits.dtype)
+        rule = Rule(exactness(config.precision), config.span is Span.CAUSAL)
         if config.relative_bias_side is not None:
-            logits = logits + self._relative_bias(config.relative_bias_side)[None]
-        if config.span is Span.CAUSAL:
-            n = x.shape[1]
-            seen = jnp.tril(jnp.ones((n, n), bool))[None, None]
-            logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        mixed = jnp.einsum("bhqk,bkhc->bqhc", weights, v, precision=exact)
+            relative = self._relative_bias(config.relative_bias_side)[None]
+            mixed = written_out(q, k, v, bias, relative, rule)
+        elif config.attention is AttentionForm.FUSED and config.precision is Precision.BFLOAT16:
+            mixed = fused(q, k, v, bias, rule)
+        else:
+            mixed = written_out(q, k, v, bias, None, rule)
         out = linear(
             config.width, config.precision, axis=(-2, -1), init_std=config.init_std, name="out"
         )

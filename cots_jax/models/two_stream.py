@@ -96,7 +96,11 @@ def model_size(
 
     def placed(stack: TransformerConfig) -> TransformerConfig:
         return dataclasses.replace(
-            stack, precision=hardware.precision, scan=hardware.scan, remat=hardware.remat
+            stack,
+            precision=hardware.precision,
+            scan=hardware.scan,
+            remat=hardware.remat,
+            attention=hardware.attention,
         )
 
     return TwoStreamConfig(

@@ -20,7 +20,7 @@ from cots_jax.planning.targets import Target
 from cots_jax.planning.tokenizers import tokenizer_shapes
 from cots_jax.planning.traffic import traffic_of
 from cots_jax.schema import Config, HardwareConfig
-from cots_jax.switches import Contrast, Negatives, Remat, Task
+from cots_jax.switches import AttentionForm, Contrast, Negatives, Remat, Task
 from cots_jax.train.flops import count_flops
 from cots_jax.train.planning import PlannedStep, planned_step
 
@@ -127,16 +127,17 @@ def plan_step(config: Config, target: Target) -> Plan:
 
 
 def work_of(config: Config, target: Target) -> Work:
-    """Counted in the jaxpr, with and without recomputation."""
+    """Counted in the jaxpr, with and without recomputation; attention as it is written out."""
 
     def count(hardware: HardwareConfig) -> int:
         planned = planned_for(dataclasses.replace(config, hardware=hardware), target)
         return count_flops(planned.step, *planned.arguments)
 
-    flops = count(config.hardware)
-    if config.hardware.remat is Remat.OFF:
+    hardware = dataclasses.replace(config.hardware, attention=AttentionForm.WRITTEN_OUT)
+    flops = count(hardware)
+    if hardware.remat is Remat.OFF:
         return Work(flops, flops)
-    return Work(flops, count(dataclasses.replace(config.hardware, remat=Remat.OFF)))
+    return Work(flops, count(dataclasses.replace(hardware, remat=Remat.OFF)))
 
 
 def planned_for(config: Config, target: Target) -> PlannedStep:

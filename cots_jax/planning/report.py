@@ -28,6 +28,7 @@ def as_json(plan: Plan, budget: Budget) -> dict[str, Any]:
         "batch": config.batch,
         "accumulate": hardware.accumulate,
         "remat": str(hardware.remat),
+        "attention": str(hardware.attention),
         "queue_length": config.method.queue_length,
         "columns_in_batches": plan.columns,
         "parameters": plan.parameters,
@@ -76,7 +77,8 @@ def in_words(plan: Plan, budget: Budget) -> str:
         f"{hardware.row}: {hardware.chips} chips, {shape}; {target.compiler}{took}",
         f"{config.model}, batch {config.batch:,}: {a_chip:g} pairs a chip in "
         f"{hardware.accumulate} piece{'s' * (hardware.accumulate > 1)}, {hardware.precision}, "
-        f"remat {hardware.remat}; negatives of {plan.columns:.3g} batches",
+        f"remat {hardware.remat}, attention {hardware.attention}; "
+        f"negatives of {plan.columns:.3g} batches",
         *target.notes,
         "",
         *_memory(plan),

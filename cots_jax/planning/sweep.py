@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tries batches, meshes, recomputation and pieces, and keeps what is fastest among what fits.
 
-What saves memory costs time, so it is tried only where it is needed: pieces are doubled until the
-step fits, activations are recomputed where it does not fit at once, and other meshes than the
-config's tried where even then it does not.
+Pieces are doubled until the step fits, and other meshes than the config's tried where no choice of
+recomputation fits at once. Each of these choices is tried always: where a step waits for memory,
+computing activations again can be faster than fetching them.
 """
 
 import dataclasses
@@ -71,10 +71,12 @@ def sweep(
     for batch in batches:
         for fsdp, tensor in _meshes(config):
             first = Choice(batch, fsdp, tensor, Remat.OFF, 1)
+            of_mesh = []
             for found in _of_mesh(config, first, make_target):
                 say(found)
-                tried.append(found)
-            if tried and tried[-1].plan.fits and tried[-1].choice.accumulate == 1:
+                of_mesh.append(found)
+            tried += of_mesh
+            if any(one.plan.fits and one.choice.accumulate == 1 for one in of_mesh):
                 break  # other meshes would only save memory
     if not tried:
         raise UserError(
@@ -114,8 +116,6 @@ def _of_mesh(
             if plan.fits:
                 break
             pieces = _next_pieces(plan, pieces)
-        if pieces == 1:
-            return
 
 
 def _next_pieces(plan: Plan, pieces: int) -> int:

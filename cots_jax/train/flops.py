@@ -3,7 +3,8 @@
 
 Only products and convolutions count, at two operations a multiply-add (the usual convention: all
 else is a per cent or two at these widths). XLA's own count knows neither how often a scan runs nor
-what custom calls do, so it is not used. Of the branches of a `cond` the dearest counts.
+what custom calls do, so it is not used. Of the branches of a `cond` the dearest counts, and of a
+kernel what stands beside it for platforms that lack it.
 """
 
 import math
@@ -27,9 +28,13 @@ def _equation(equation: Any) -> int:
         return _product(equation)
     if name == "conv_general_dilated":
         return _convolution(equation)
+    if name == "pallas_call":
+        return 0  # beside each kernel stands what other platforms run in its place
     inner = [_of(jaxpr) for jaxpr in _inner(params)]
     if name == "cond":
         return max(inner)
+    if name == "shard_map":  # what one device does
+        return sum(inner) * _shards(params)
     if name == "scan":
         return params["length"] * sum(inner)
     if name == "while" and sum(inner):
@@ -47,6 +52,16 @@ def _inner(params: Any) -> list[Any]:
             elif hasattr(item, "eqns"):
                 found.append(item)
     return found
+
+
+def _shards(params: Any) -> int:
+    """Devices over which a mapped function's results are cut."""
+    named = {axis for spec in params["out_specs"] for part in spec for axis in _names(part)}
+    return math.prod(params["mesh"].shape[axis] for axis in named)
+
+
+def _names(part: Any) -> tuple[str, ...]:
+    return part if isinstance(part, tuple) else (part,) if part else ()
 
 
 def _product(equation: Any) -> int:

@@ -183,6 +183,10 @@ class CotsStep:
 
     def gradients(self, state: State, frozen: Params, batch: Batch, knobs: Knobs) -> Gradients:
         """Keys and filter where there are any, then the loss and its gradients piece by piece."""
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # fused attention cuts by it
+            return self._gradients(state, frozen, batch, knobs)
+
+    def _gradients(self, state: State, frozen: Params, batch: Batch, knobs: Knobs) -> Gradients:
         b = batch.weight.shape[0]
         step_key = jax.random.fold_in(jax.random.key(knobs.seed), state.step)
         rows = RowInputs(batch, jax.random.split(step_key, b), jnp.arange(b), batch.weight)

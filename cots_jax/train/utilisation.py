@@ -14,7 +14,7 @@ from cots_jax.chips import CHIPS, Chip
 from cots_jax.models.transformer import TransformerConfig
 from cots_jax.models.two_stream import TwoStreamConfig
 from cots_jax.schema import Config, HardwareConfig
-from cots_jax.switches import Remat
+from cots_jax.switches import AttentionForm, Remat
 from cots_jax.train.flops import count_flops
 from cots_jax.train.planning import arguments_of
 from cots_jax.train.step import CotsStep
@@ -60,7 +60,7 @@ def step_flops(
 
 def _not_again(size: TwoStreamConfig) -> TwoStreamConfig:
     def kept(stack: TransformerConfig) -> TransformerConfig:
-        return dataclasses.replace(stack, remat=Remat.OFF)
+        return dataclasses.replace(stack, remat=Remat.OFF, attention=AttentionForm.WRITTEN_OUT)
 
     vision, text = size.vision, size.text
     return TwoStreamConfig(

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two steps of a small real model on 8 fake devices: `sharded_run.py OUT.npz` (test_sharding).
+And attention that each device computes for its own rows and heads.
 
 Arms: one device, data=8, data=4 x fsdp=2 with the batch in two pieces, all in float64, and data=8
 in float32 with a queue eight times as long, the rest of which is not valid. All of them augment,
@@ -22,6 +23,7 @@ from jax.sharding import AxisType
 
 from cots_jax.data.masking import TextMasking
 from cots_jax.data.transforms import Augmentation
+from cots_jax.models.attention import Rule, fused, written_out
 from cots_jax.models.dvae import Dvae, DvaeConfig
 from cots_jax.models.two_stream import TwoStream, model_size
 from cots_jax.objectives.momentum_filter import FilterState
@@ -191,8 +193,30 @@ def run(shape, length=SHORT, dtype=np.float64, accumulate=1, contrast=Contrast.M
     return facts, jax.tree_util.tree_leaves_with_path(jax.device_get(state))
 
 
+def attention(shape=None):
+    """Values and gradients; by rows and heads over a mesh of this shape, or of one device."""
+    rng, rule = np.random.default_rng(6), Rule(jax.lax.Precision.HIGHEST)
+    q, k, v, weight = (rng.normal(size=(8, 5, 4, 3)) for _ in range(4))
+    bias = np.where(rng.random((8, 1, 1, 5)) < 0.7, 0.0, -1e9)
+
+    def all_of_it(q, k, v, bias, weight):
+        attend = written_out if shape is None else fused
+        more = (None,) if shape is None else ()
+        values, back = jax.vjp(lambda q, k, v: attend(q, k, v, bias, *more, rule), q, k, v)
+        return values, *back(weight)
+
+    if shape is None:
+        return jax.jit(all_of_it)(q, k, v, bias, weight)
+    mesh = jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    given = jax.device_put((q, k, v, bias, weight), by_rows(mesh))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jax.jit(all_of_it)(*given)
+
+
 def main(out):
     arrays, facts = {}, {}
+    for name, shape in (("attention/one", None), ("attention/all", (2, 2, 2))):
+        arrays |= {f"{name}/{place}": np.asarray(x) for place, x in enumerate(attention(shape))}
     for arm, settings in ARMS.items():
         facts[arm], leaves = run(**settings)
         arrays |= {f"{arm}{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}

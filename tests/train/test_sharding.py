@@ -67,6 +67,12 @@ def test_a_batch_compared_with_itself_does_not_depend_on_the_devices(runs):
     assert facts["batch_fsdp"]["moved"] == []
 
 
+@pytest.mark.parametrize("place", range(4), ids=["values", "by q", "by k", "by v"])
+def test_attention_does_not_depend_on_which_device_has_which_rows_and_heads(runs, place):
+    one, other = (runs[1][f"attention/{name}/{place}"] for name in ("one", "all"))
+    np.testing.assert_allclose(other, one, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("arm", ["data", "fsdp", "long"])
 def test_ids_validity_and_cursor_of_the_queue_agree_bit_for_bit(runs, arm):
     one, other = (state_of(runs[1], name) for name in ("one", arm))
