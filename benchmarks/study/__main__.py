@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.study.circumstances import circumstances
+from benchmarks.study.earlier import earlier_runs
 from benchmarks.study.findings import find
 from benchmarks.study.noise import noisy_copy
 from benchmarks.study.page import write_page
@@ -35,6 +36,7 @@ def main() -> int:
     add("--data", default="", help="FOLDER#SPLIT,… to evaluate on, in the place of the config's")
     add("--jobs", type=int, default=2, help="runs at a time, a core each (default 2)")
     add("--out", type=Path, default=Path("runs/study"))
+    add("--earlier", default="", help="study.json,… of which runs are taken rather than made again")
     add("--quick", action="store_true", help="runs of seconds: whether it works")
     options = parser.parse_args()
     suite = SUITES[options.suite].quick() if options.quick else SUITES[options.suite]
@@ -52,11 +54,13 @@ def main() -> int:
             noisy_copy(noise)
         suite = with_equal_time(suite, options.out)
         runs = [run for run in all_runs(suite, seeds, options.out) if run.arm.name in wanted]
+        earlier = earlier_runs(list(filter(None, options.earlier.split(","))), runs)
+        runs = [run for run in runs if (run.arm.name, run.seed) not in earlier]
         carry_out(runs, options.jobs, options.data or suite.data)
     except UserError as error:
         print(f"study: {error}", file=sys.stderr)
         return 1
-    found = find(suite, runs)
+    found = find(suite, runs, earlier)
     facts = {
         "suite": suite.name,
         "title": suite.title,

@@ -105,9 +105,16 @@ class Findings:
         return _plain(dataclasses.asdict(self))
 
 
-def find(suite: Suite, runs: Sequence[Run]) -> Findings:
-    """Reads the results of finished runs; a contrast takes the seeds that both arms have."""
-    results = {(run.arm.name, run.seed): _results(run) for run in runs if run.done}
+def find(
+    suite: Suite, runs: Sequence[Run], earlier: Mapping[tuple[str, int], RunRow] | None = None
+) -> Findings:
+    """Reads the results of finished runs; a contrast takes the seeds that both arms have.
+
+    earlier: runs that an earlier study made, by arm and seed. Of these the results alone are known,
+    so that they are no part of plateaus or of the filter's quality.
+    """
+    results = {key: dict(row.results) for key, row in (earlier or {}).items()}
+    results |= {(run.arm.name, run.seed): _results(run) for run in runs if run.done}
     sets = list(dict.fromkeys(name for found in results.values() for name in found))
     arms = []
     for arm in suite.arms:
@@ -143,7 +150,7 @@ def find(suite: Suite, runs: Sequence[Run]) -> Findings:
         and run.arm.keys.get("method.filter.list_dropped") == "on"
         and run.arm.keys.get("data.train") in noisy
     ]
-    rows = tuple(
+    rows = (*(earlier or {}).values(),) + tuple(
         RunRow(
             run.folder.name,
             run.seed,

@@ -30,7 +30,7 @@ def write_page(
         "Settings that were tried": _settings(found),
         "The filter over time": _filters(found),
         "Curves": _curves(runs),
-        "Runs": _runs(runs),
+        "Runs": _runs(runs, found),
     }
     body = "\n".join(
         f"<section><h2>{escape(name)}</h2>\n{content}\n</section>"
@@ -175,7 +175,8 @@ def _filters(found: Findings) -> str:
 
 def _curves(runs: Sequence[Run]) -> str:
     """Recall while they trained, of the first seed."""
-    first = [run for run in runs if run.seed == runs[0].seed and run.done][:MOST_CURVES]
+    done = [run for run in runs if run.done]
+    first = [run for run in done if run.seed == done[0].seed][:MOST_CURVES]
     logs = {run.arm.name: read_metrics(run.folder / "metrics.jsonl") for run in first}
     keys = dict.fromkeys(
         key for log in logs.values() for row in log.rows for key in row if key.endswith("/r1")
@@ -193,8 +194,19 @@ def _named(key: str) -> str:
     return f"{name}: {way.replace('_', ' ')}, {figure.replace('r', 'R@')}"
 
 
-def _runs(runs: Sequence[Run]) -> str:
+def _runs(runs: Sequence[Run], found: Findings) -> str:
+    here = {run.folder.name for run in runs}
     rows = [
+        [
+            escape(row.run),
+            "of an earlier study",
+            escape(f"commit {row.made.get('commit', '')}, {row.made.get('machine', '')}"),
+            f"<code>{escape(row.command)}</code>",
+        ]
+        for row in found.runs
+        if row.run not in here
+    ]
+    rows += [
         [
             escape(run.folder.name),
             f'<a href="{run.folder.name}/report.html">report</a>' if run.done else "not there yet",

@@ -17,6 +17,7 @@ from tiny_world import CONFIG, Tiny, prepare_tiny
 from benchmarks.study import __main__ as study
 from benchmarks.study.arms import Arm, Contrast, Ladder, Noise, Suite
 from benchmarks.study.cost import step_seconds
+from benchmarks.study.earlier import earlier_runs
 from benchmarks.study.filter_quality import filter_quality, quality_by_rarity
 from benchmarks.study.findings import find
 from benchmarks.study.noise import exchange, is_exchanged, noisy_copy
@@ -247,6 +248,57 @@ class TestFindings:
         for run in runs:
             assert f'href="{run.folder.name}/results.json"' in text
             assert f"python -m {' '.join(run.training)}" in text
+
+
+class TestEarlier:
+    """An arm, and one that was given its time; both run before with one seed."""
+
+    ARMS = (
+        Arm("a", "configs/x.py", {"duration": "8 steps"}),
+        Arm("b", "configs/y.py", {"duration": "9 steps"}, as_long_as="a"),
+    )
+    SUITE = Suite("late", "Late", ARMS, (Contrast("a", "b"),))
+
+    def stored(self, folder, suite=SUITE):
+        """The study.json of a study in another folder."""
+        runs = all_runs(suite, [0], folder / "before")
+        for run, rsum in zip(runs, (50, 40), strict=True):
+            finish(run, rsum)
+        file = folder / "study.json"
+        file.write_text(json.dumps(find(suite, runs).to_json()))
+        return str(file)
+
+    def test_their_results_count_and_their_commands_stay(self, tmp_path):
+        runs = all_runs(self.SUITE, range(2), tmp_path / "now")
+        earlier = earlier_runs([self.stored(tmp_path)], runs)
+        assert sorted(earlier) == [("a", 0), ("b", 0)]
+        here = [run for run in runs if run.seed == 1]
+        for run, rsum in zip(here, (70, 40), strict=True):
+            finish(run, rsum)
+        found = find(self.SUITE, here, earlier)
+        assert found.contrasts[0].difference.each == (10, 30)
+        assert [row.run for row in found.runs] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
+        assert f"--workdir={tmp_path}/before/late/a-seed0" in found.runs[0].command
+        write_page(tmp_path / "index.html", self.SUITE, {}, found, here)
+        assert (tmp_path / "index.html").read_text().count("of an earlier study") == 2
+
+    def test_what_other_flags_made_is_made_again(self, tmp_path):
+        file = self.stored(tmp_path)
+        longer = [dataclasses.replace(arm, keys={"duration": "10 steps"}) for arm in self.ARMS]
+        runs = all_runs(dataclasses.replace(self.SUITE, arms=tuple(longer)), [0], tmp_path / "now")
+        # The second one's steps are what its day measured; those of the first are the study's.
+        assert sorted(earlier_runs([file], runs)) == [("b", 0)]
+        other = [dataclasses.replace(arm, config="configs/z.py") for arm in self.ARMS]
+        runs = all_runs(dataclasses.replace(self.SUITE, arms=tuple(other)), [0], tmp_path / "now")
+        assert earlier_runs([file], runs) == {}
+
+    @pytest.mark.parametrize("text", ["", "{}", '{"runs": [{"run": "a-seed0"}]}'])
+    def test_another_file_is_said(self, tmp_path, text):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(UserError, match=r"is no study\.json of"):
+            earlier_runs([str(tmp_path / "x.json")], [])
+        with pytest.raises(UserError, match=r"is no study\.json of"):
+            earlier_runs([str(tmp_path / "missing.json")], [])
 
 
 class TestFilterQuality:
