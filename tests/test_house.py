@@ -16,6 +16,7 @@ DOORS = ("main", "evaluate", "prepare", "plan", "search", "export")
 # A room may import from itself and from lower floors; a file beside the doors is a room of its own.
 FLOORS = {
     "errors": 0,
+    "axes": 0,
     "batch": 1,
     "chips": 1,
     "compilation_cache": 1,

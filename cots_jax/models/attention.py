@@ -16,7 +16,8 @@ from jax.experimental.pallas.ops.tpu import flash_attention as tpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-ROWS = ("data", "fsdp")  # the mesh's axes that share the batch
+from cots_jax.axes import ROWS
+
 LANES = 128  # of a TPU: the kernel takes lengths that it divides
 LONGEST_BLOCK = 1024  # tokens whose scores lie in a TPU's vector memory at once (own choice)
 

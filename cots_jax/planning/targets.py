@@ -13,12 +13,18 @@ import os
 import jax
 from jax.sharding import Mesh
 
-from cots_jax.chips import CHIPS, HOST, Chip
+from cots_jax.chips import CHIPS, HOST, Chip, Maker
 from cots_jax.errors import UserError
 from cots_jax.planning.compilers import chips_in, chips_of, find_compiler, how_to_get, shape_of
 from cots_jax.planning.silicon import SHAPES, SILICON
 from cots_jax.schema import HardwareConfig
+from cots_jax.switches import AttentionForm
 from cots_jax.train.mesh import mesh_over
+
+CUDNN = (
+    "attention is planned as it is written out: cuDNN's kernel asks for its card, which would take "
+    "less memory and traffic than this"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +66,9 @@ def target_of(hardware: HardwareConfig, attainable: float | None = None) -> Targ
         return dataclasses.replace(_stand_in(hardware, chip), notes=(note,))
     devices = chips_of(compiler, kind, hardware.chips)
     mesh, hosts = mesh_over(devices, hardware), -(-hardware.chips // chip.host)
-    return Target(mesh, chip, compiler.version, chip.memory, hosts)
+    asks_its_card = chip.maker is Maker.CUDA and hardware.attention is AttentionForm.FUSED
+    notes = (CUDNN,) if asks_its_card else ()
+    return Target(mesh, chip, compiler.version, chip.memory, hosts, notes=notes)
 
 
 def _local(hardware: HardwareConfig, chip: Chip | None) -> Target:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
+from cots_jax.axes import ONE_DEVICE
 from cots_jax.batch import ImageBatch, TextBatch
 from cots_jax.data.transforms import normalise
 from cots_jax.models.two_stream import Params, TwoStream
@@ -49,7 +50,8 @@ def encode_images(
 ) -> Float[Array, "b e"]:
     """The retrieval feature of each picture."""
     view = normalise(image, preprocessing.mean, preprocessing.std, preprocessing.size)
-    return model.encode_image(towers, view).joint
+    with jax.sharding.use_abstract_mesh(ONE_DEVICE):  # fused attention asks for it
+        return model.encode_image(towers, view).joint
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
@@ -57,7 +59,8 @@ def encode_texts(
     towers: Params, text: Int[Array, "b l"], length: Int[Array, "b"], model: TwoStream
 ) -> Float[Array, "b e"]:
     """The retrieval feature of each caption."""
-    return model.encode_text(towers, text, length).joint
+    with jax.sharding.use_abstract_mesh(ONE_DEVICE):
+        return model.encode_text(towers, text, length).joint
 
 
 def embed_images(

@@ -11,10 +11,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from cots_jax.axes import AXES, ROWS
 from cots_jax.errors import UserError
 from cots_jax.schema import HardwareConfig
-
-ROWS = ("data", "fsdp")  # the axes that share the batch and the queue's columns
 
 # Path of a parameter -> which of its axes `fsdp` and `tensor` cut. The first match holds; what
 # matches nothing, or does not divide, is kept whole on every device.
@@ -46,8 +45,7 @@ def mesh_over(devices: Sequence[jax.Device], hardware: HardwareConfig) -> Mesh:
     """data x fsdp x tensor over these devices, `hardware.chips` of them."""
     inner = hardware.fsdp * hardware.tensor
     shape = (hardware.chips // inner, hardware.fsdp, hardware.tensor)
-    names = ("data", "fsdp", "tensor")
-    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def row_shards(mesh: Mesh) -> int:

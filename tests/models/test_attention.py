@@ -10,13 +10,16 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractMesh
 
+from cots_jax.axes import AXES, ONE_DEVICE
 from cots_jax.models.attention import Rule, for_tpu, fused, written_out
 from cots_jax.models.transformer import Transformer, TransformerConfig
-from cots_jax.switches import AttentionForm, Precision
+from cots_jax.models.two_stream import TwoStream, model_size
+from cots_jax.retrieval.embed import Preprocessing, encode_images, encode_texts
+from cots_jax.schema import HardwareConfig, MaskedConfig
+from cots_jax.switches import AttentionForm, Precision, Switch
 from cots_jax.train.flops import count_flops
 
 B, H, C = 2, 2, 64
-AXES = ("data", "fsdp", "tensor")
 LENGTHS = {"a block less": 17, "a block": 128, "blocks": 300}
 
 
@@ -99,7 +102,7 @@ def test_on_a_gpu_pictures_are_cudnns(monkeypatch: pytest.MonkeyPatch, *, causal
     monkeypatch.setattr(jax.nn, "dot_product_attention", in_its_place)
     q, k, v = inputs(17)
     rule = Rule(jax.lax.Precision.HIGHEST, causal)
-    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 1), AXES)):
+    with jax.sharding.use_abstract_mesh(ONE_DEVICE):
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         found = jax.jit(lambda *of: fused(*of, None, rule))(q, k, v)
         assert asked == ["cudnn"]
@@ -115,7 +118,7 @@ def test_only_bfloat16_is_fused(precision: Precision):
     )
     stack, x = Transformer(config), jnp.zeros((2, 5, 32))
     params = stack.init(jax.random.key(0), x)
-    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 1), AXES)):
+    with jax.sharding.use_abstract_mesh(ONE_DEVICE):
         program = str(jax.make_jaxpr(stack.apply)(params, x))
     assert ("shard_map" in program) is (precision is Precision.BFLOAT16)
 
@@ -133,6 +136,27 @@ def test_a_beits_relative_bias_is_written_out():
     stack, x = Transformer(config), jnp.ones((2, 5, 32))
     params = stack.init(jax.random.key(0), x)
     plain = Transformer(dataclasses.replace(config, attention=AttentionForm.WRITTEN_OUT))
-    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 1, 1), AXES)):
+    with jax.sharding.use_abstract_mesh(ONE_DEVICE):
         found = stack.apply(params, x)
     np.testing.assert_array_equal(found, plain.apply(params, x))
+
+
+@pytest.mark.parametrize("scan", list(Switch))
+def test_the_vectors_of_a_fused_model_are_those_of_one_that_is_not(scan: Switch):
+    """On a CPU, where both are written out: the same bits, through the encoders' own door."""
+
+    def vectors(form: AttentionForm):
+        hardware = HardwareConfig(precision=Precision.BFLOAT16, scan=scan, attention=form)
+        model = TwoStream(model_size("tiny-16", hardware, 24), MaskedConfig())
+        towers, rng = model.init_towers(jax.random.key(0)), np.random.default_rng(0)
+        pictures = jnp.asarray(rng.integers(0, 256, (3, 1, 16, 16, 3)), jnp.uint8)
+        texts, lengths = jnp.asarray(rng.integers(5, 24, (3, 8))), jnp.array([8, 3, 5])
+        preprocessing = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
+        return (
+            encode_images(towers, pictures, model, preprocessing),
+            encode_texts(towers, texts, lengths, model),
+        )
+
+    for one, other in zip(vectors(AttentionForm.FUSED), vectors(AttentionForm.WRITTEN_OUT)):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)

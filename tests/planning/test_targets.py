@@ -6,10 +6,12 @@ import pytest
 
 from cots_jax.chips import CHIPS, Maker
 from cots_jax.errors import UserError
-from cots_jax.planning.compilers import chips_in, find_compiler, how_to_get, shape_of
+from cots_jax.planning import targets
+from cots_jax.planning.compilers import Compiler, chips_in, find_compiler, how_to_get, shape_of
 from cots_jax.planning.silicon import SHAPES, SILICON
 from cots_jax.planning.targets import check_slice, target_of
 from cots_jax.schema import HardwareConfig
+from cots_jax.switches import AttentionForm
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,17 @@ def test_without_a_compiler_the_cpu_stands_in_and_says_what_to_install(
     (note,) = target.notes
     assert how_to_get(Maker.TPU) in note
     assert "pip install --no-deps --target libtpu" in note
+
+
+@pytest.mark.parametrize("form", list(AttentionForm))
+def test_a_card_that_is_not_here_says_that_its_kernel_is_not_planned(
+    form: AttentionForm, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = Compiler(Maker.CUDA, tmp_path)
+    monkeypatch.setattr(targets, "find_compiler", lambda maker: compiler)
+    monkeypatch.setattr(targets, "chips_of", lambda *of: jax.devices("cpu")[:1])
+    found = target_of(HardwareConfig(row="h100-1", chips=1, attention=form))
+    assert found.notes == ((targets.CUDNN,) if form is AttentionForm.FUSED else ())
 
 
 def test_the_command_names_the_versions_of_this_jax() -> None:
