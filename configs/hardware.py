@@ -2,8 +2,8 @@
 """Hardware rows: a chip kind with its settings per chip. Each value is an own choice (O).
 
 `NAME` takes the number of chips from the devices found, `NAME-N` states it. No row but those of the
-CPU has run on its hardware. `v5e` was chosen by `python -m cots_jax.plan --sweep` (docs/plan.md has
-what it tried); the others are safe starting points until theirs has been swept.
+CPU has run on its hardware. Those of TPUs and GPUs were chosen by `python -m cots_jax.plan --sweep`
+for configs/pretrain.py, `laptop` by one for configs/demo.py; docs/plan.md has what they tried.
 """
 
 import difflib
@@ -16,13 +16,13 @@ ROWS = {
     "cpu": {"precision": "float32", "scan": "off", "remat": "off"},
     "cpu_bf16": {"precision": "bfloat16_operands", "scan": "off", "remat": "off"},
     "laptop": {"precision": "float32", "scan": "off", "remat": "off"},
-    "v4": {"precision": "bfloat16", "scan": "on", "remat": "off", "attention": "fused"},
+    "v4": {"precision": "bfloat16", "scan": "on", "remat": "on", "attention": "fused"},
     "v5e": {"precision": "bfloat16", "scan": "on", "remat": "on", "attention": "fused"},
-    "v5p": {"precision": "bfloat16", "scan": "on", "remat": "off", "attention": "fused"},
-    "v6e": {"precision": "bfloat16", "scan": "on", "remat": "off", "attention": "fused"},
-    "a100": {"precision": "bfloat16", "scan": "on", "remat": "off", "attention": "fused"},
-    "h100": {"precision": "bfloat16", "scan": "on", "remat": "off", "attention": "fused"},
-    "h200": {"precision": "bfloat16", "scan": "on", "remat": "off", "attention": "fused"},
+    "v5p": {"precision": "bfloat16", "scan": "on", "remat": "dots", "attention": "fused"},
+    "v6e": {"precision": "bfloat16", "scan": "on", "remat": "on", "attention": "fused"},
+    "a100": {"precision": "bfloat16", "scan": "on", "remat": "dots", "attention": "fused"},
+    "h100": {"precision": "bfloat16", "scan": "on", "remat": "on", "attention": "fused"},
+    "h200": {"precision": "bfloat16", "scan": "on", "remat": "on", "attention": "fused"},
     "gpu": {"precision": "bfloat16", "scan": "on", "remat": "on"},
 }
 

@@ -1,22 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """`kill -9` at random moments, many times over."""
 
+import dataclasses
 import json
+import pathlib
 import sys
 
 import pytest
-from doors import PROJECT, run_apart
+from doors import PROJECT, load_benchmark, run_apart
 from tiny_world import CONFIG, Tiny
 
-KILLS = 10
+from cots_jax.errors import UserError
+
+harness = load_benchmark("kill_harness")
+SCRIPT = str(PROJECT / "benchmarks" / "kill_harness.py")
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(tiny: Tiny) -> None:
-    script = str(PROJECT / "benchmarks" / "kill_harness.py")
-    flags = [f"--config={CONFIG}", f"--kills={KILLS}", "--seed=0"]
-    said = run_apart(tiny.root, [sys.executable, script, *flags], timeout=1800)
+@pytest.mark.parametrize(("processes", "kills"), [(1, 10), (2, 3)])
+def test_killed_again_and_again(tiny: Tiny, processes: int, kills: int) -> None:
+    flags = [f"--config={CONFIG}", f"--kills={kills}", f"--processes={processes}", "--seed=0"]
+    said = run_apart(tiny.root, [sys.executable, SCRIPT, *flags], timeout=1800)
     assert said.status == 0, said.out + said.err
     outcome = json.loads(said.out)
-    assert outcome["kills"] == KILLS
+    assert outcome["kills"] == kills
     assert outcome["faults"] == []
+
+
+def test_a_harness_that_was_stopped_goes_on_with_what_it_had_done(tmp_path: pathlib.Path) -> None:
+    found = harness.tally_of(tmp_path, "--config=x")
+    assert (found.kills, found.runs, found.span) == (0, 0, 0.0)
+    dataclasses.replace(found, kills=7, runs=2, span=3.5).write(tmp_path)
+    again = harness.tally_of(tmp_path, "--config=x")
+    assert (again.kills, again.runs, again.span) == (7, 2, 3.5)
+    with pytest.raises(UserError, match="name another folder by --scratch"):
+        harness.tally_of(tmp_path, "--config=y")
