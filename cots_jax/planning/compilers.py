@@ -82,7 +82,11 @@ def _wanted_libtpu() -> str:
 
 
 def chips_of(compiler: Compiler, kind: str, count: int) -> Sequence[jax.Device]:
-    """Devices of a topology that can be compiled for, and nothing else."""
+    """Devices of a topology that can be compiled for, and nothing else.
+
+    No compilation cache from then on: what is in it can be read only where the devices are.
+    """
+    jax.config.update("jax_enable_compilation_cache", False)
     if compiler.maker is Maker.TPU:
         return _tpus(compiler, kind, shape_of(kind, count) or "")
     return _gpus(compiler, SILICON[kind], count)
