@@ -123,7 +123,7 @@ def _batch(config: Config, model: TwoStream, *, ids: bool) -> Batch:
 def _knobs() -> Knobs:
     one = np.float32(1)
     weights = Terms(**dict.fromkeys(OBJECTIVES, one))
-    return Knobs(np.uint32(0), one, one, weights, np.bool_(True))
+    return Knobs(np.uint32(0), one, one, weights, np.bool_(True), one)
 
 
 def _placed(tree: Any, shardings: Any) -> Any:
