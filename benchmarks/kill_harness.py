@@ -36,6 +36,7 @@ from cots_jax.errors import UserError
 from cots_jax.files import write_whole
 from cots_jax.meeting.places import ADDRESS, COUNT, INDEX
 from cots_jax.pretrained import CHECKPOINTS
+from cots_jax.processes import code_of_the_package
 from cots_jax.train.logging import TIMES
 from cots_jax.train.progress import duration
 
@@ -70,6 +71,7 @@ class Tally:
     """What was done so far, in a file beside the runs; whole runs only."""
 
     command: str  # flags of the runs, processes and seed
+    code: str  # digest of the package: other code may end with other bits
     span: float = 0.0  # seconds that the undisturbed run took
     kills: int = 0
     runs: int = 0
@@ -79,14 +81,22 @@ class Tally:
         write_whole(scratch / TALLY, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
-def tally_of(scratch: Path, command: str) -> Tally:
-    """That of a harness which was stopped there, or a new one. Raises UserError for another's."""
+def tally_of(scratch: Path, command: str, code: str) -> Tally:
+    """That of a harness which was stopped there, or a new one, written down.
+
+    Raises UserError where the folder is another's: runs in it are deleted.
+    """
     path = scratch / TALLY
     if not path.exists():
-        return Tally(command)
+        if any(scratch.iterdir()):
+            raise UserError(f"{scratch} holds other files: name a new folder by --scratch")
+        found = Tally(command, code)
+        found.write(scratch)
+        return found
     found = Tally(**json.loads(path.read_text("utf-8")))
-    if found.command != command:
-        raise UserError(f"{scratch} is of {found.command}: name another folder by --scratch")
+    if (found.command, found.code) != (command, code):
+        what = found.command if found.command != command else "other code"
+        raise UserError(f"{scratch} is of {what}: name another folder by --scratch")
     return found
 
 
@@ -236,7 +246,9 @@ def kill_many(
     flags: Sequence[str], scratch: Path, kills: int, seed: int, processes: int
 ) -> Outcome:
     """At least `kills` kills; the run that the last one falls into is brought to its end too."""
-    tally = tally_of(scratch, f"{' '.join(flags)} --processes={processes} --seed={seed}")
+    code = hashlib.sha256(code_of_the_package().encode()).hexdigest()
+    command = f"{' '.join(flags)} --processes={processes} --seed={seed}"
+    tally = tally_of(scratch, command, code)
     begun, before = time.monotonic(), tally.kills
     with contextlib.closing(Harness(flags, scratch, processes)) as harness:
         if not tally.span:

@@ -38,6 +38,7 @@ from cots_jax.planning.planner import planned_for
 from cots_jax.planning.targets import target_of
 from cots_jax.train.flops import count_flops
 from cots_jax.train.planning import PlannedStep
+from cots_jax.train.utilisation import as_counted
 
 CONFIG = PROJECT / "configs" / "pretrain.py"
 BASE, NAME = "photo-64", "scaled"  # whose towers are taken, and what they are called here
@@ -98,7 +99,7 @@ def measure(name: str, flags: argparse.Namespace) -> dict[str, Any]:
     steps, flops = {}, []
     for size in sizes:
         plan = planned(START | {name: size}, flags.keys)
-        flops.append(count_flops(plan.step, *plan.arguments))
+        flops.append(count_flops(as_counted(plan.step), *plan.arguments))
         steps[str(size)] = RunningStep(plan)
         steps[str(size)].run()  # compiles
         print(f"{name} {size:,} compiled", file=sys.stderr, flush=True)

@@ -180,7 +180,7 @@ class HardwareConfig:
     tokenizer_pieces: int = 1  # and of such a piece, pictures whose codes are made at once
     scan: Switch = Switch.OFF  # scan over layers (compiles faster) or unroll (runs faster)
     remat: Remat = Remat.OFF  # computes parts of blocks again in the backward pass
-    attention: AttentionForm = AttentionForm.WRITTEN_OUT  # or fused, which TPUs have in bf16
+    attention: AttentionForm = AttentionForm.WRITTEN_OUT  # or fused: by a kernel, in bf16
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,10 +28,21 @@ def test_killed_again_and_again(tiny: Tiny, processes: int, kills: int) -> None:
 
 
 def test_a_harness_that_was_stopped_goes_on_with_what_it_had_done(tmp_path: pathlib.Path) -> None:
-    found = harness.tally_of(tmp_path, "--config=x")
+    found = harness.tally_of(tmp_path, "--config=x", "code")
     assert (found.kills, found.runs, found.span) == (0, 0, 0.0)
     dataclasses.replace(found, kills=7, runs=2, span=3.5).write(tmp_path)
-    again = harness.tally_of(tmp_path, "--config=x")
+    again = harness.tally_of(tmp_path, "--config=x", "code")
     assert (again.kills, again.runs, again.span) == (7, 2, 3.5)
-    with pytest.raises(UserError, match="name another folder by --scratch"):
-        harness.tally_of(tmp_path, "--config=y")
+    for command, code, said in (
+        ("--config=y", "code", "--config=x"),
+        ("--config=x", "", "other code"),
+    ):
+        with pytest.raises(UserError, match=f"is of {said}: name another folder by --scratch"):
+            harness.tally_of(tmp_path, command, code)
+
+
+def test_a_harness_deletes_nothing_in_a_folder_that_is_not_its_own(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "warm").mkdir()
+    with pytest.raises(UserError, match="holds other files: name a new folder"):
+        harness.tally_of(tmp_path, "--config=x", "code")
+    assert (tmp_path / "warm").is_dir()

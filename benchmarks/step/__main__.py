@@ -44,6 +44,7 @@ from cots_jax.errors import UserError
 from cots_jax.planning.tokenizers import tokenizer_shapes
 from cots_jax.schema import Config
 from cots_jax.train.flops import count_flops
+from cots_jax.train.utilisation import as_counted
 
 CONFIGS = PROJECT / "configs"
 SIZES = {"demo": 64, "b16-224": 4, "b16-384": 2, "tiny": 16}  # pairs
@@ -121,7 +122,7 @@ def against_peer(size: str, arm: str, batch: int, peers: Sequence[str], keys: Se
         if arm == "full":
             towers = passes(mine.bare.model.config, peer.towers, pairs[-1], place)
             calls |= {name: to_its_end(call) for name, call in towers.items()}
-    flops = count_flops(mine.bare, mine.state, {}, mine.batch, mine.knobs)
+    flops = count_flops(as_counted(mine.bare), mine.state, {}, mine.batch, mine.knobs)
     return mine, calls, flops
 
 

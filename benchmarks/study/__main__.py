@@ -57,10 +57,10 @@ def main() -> int:
         earlier = earlier_runs(list(filter(None, options.earlier.split(","))), runs)
         runs = [run for run in runs if (run.arm.name, run.seed) not in earlier]
         carry_out(runs, options.jobs, options.data or suite.data)
+        found = find(suite, runs, earlier)
     except UserError as error:
         print(f"study: {error}", file=sys.stderr)
         return 1
-    found = find(suite, runs, earlier)
     facts = {
         "suite": suite.name,
         "title": suite.title,

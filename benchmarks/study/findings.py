@@ -18,6 +18,7 @@ from benchmarks.study.filter_quality import (
 )
 from benchmarks.study.runs import Run
 from benchmarks.study.statistics import Difference, Spread, paired, spread
+from cots_jax.errors import UserError
 
 FIGURES = ("image_to_text", "text_to_image", "rsum")  # R@1 both ways and the sum of six recalls
 
@@ -112,10 +113,18 @@ def find(
 
     earlier: runs that an earlier study made, by arm and seed. Of these the results alone are known,
     so that they are no part of plateaus or of the filter's quality.
+    Raises UserError where runs were evaluated on different sets.
     """
     results = {key: dict(row.results) for key, row in (earlier or {}).items()}
     results |= {(run.arm.name, run.seed): _results(run) for run in runs if run.done}
     sets = list(dict.fromkeys(name for found in results.values() for name in found))
+    for (arm, seed), one in results.items():
+        if set(one) != set(sets):
+            lacking = ", ".join(name for name in sets if name not in one)
+            raise UserError(
+                f"{arm} of seed {seed} was not evaluated on {lacking}, which others were: give the "
+                "same --data, and of --earlier studies only those of these sets"
+            )
     arms = []
     for arm in suite.arms:
         of = [found for (name, _), found in sorted(results.items()) if name == arm.name]

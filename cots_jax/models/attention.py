@@ -2,9 +2,10 @@
 """Attention of the towers: written out, or by a kernel that never has all scores in memory.
 
 Written out it is exact in every precision and runs anywhere, but its [b, h, n, n] float32 scores go
-to memory and back several times a block: at 384 px they are most of what a step moves there. The
-kernels are JAX's own for TPUs and, for pictures alone, cuDNN's. For anything else attention is
-written out after all, so that one config trains here and there. All of it is an own choice (O).
+to memory and back several times a block: at 384 px and with nothing computed again, half of what a
+step moves there (docs/plan.md). The kernels are JAX's own for TPUs and, for pictures alone,
+cuDNN's. For anything else attention is written out after all, so that one config trains here and
+there. All of it is an own choice (O).
 """
 
 import dataclasses
@@ -34,9 +35,9 @@ class Rule:
 
 
 def written_out(
-    q: Heads, k: Heads, v: Heads, bias: Bias | None, more: Array | None, rule: Rule
+    q: Heads, k: Heads, v: Heads, bias: Bias | None, relative: Array | None, rule: Rule
 ) -> Heads:
-    """Softmax in float32 over logits with both biases; `more` is [1, h, n, n]."""
+    """Softmax in float32 over logits with both biases; `relative` is [1, h, n, n]."""
     # Logits in the hundreds would lose their units to bf16's 8 bits.
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum(
@@ -48,8 +49,8 @@ def written_out(
     )
     if bias is not None:
         logits = logits + bias.astype(logits.dtype)
-    if more is not None:
-        logits = logits + more
+    if relative is not None:
+        logits = logits + relative
     if rule.causal:
         n = q.shape[1]
         seen = jnp.tril(jnp.ones((n, n), bool))[None, None]
@@ -87,7 +88,7 @@ def _on_device(q: Heads, k: Heads, v: Heads, bias: Bias | None = None, *, rule: 
         v,
         bias,
         tpu=functools.partial(for_tpu, causal=rule.causal),
-        default=functools.partial(written_out, more=None, rule=rule),
+        default=functools.partial(written_out, relative=None, rule=rule),
     )
 
 

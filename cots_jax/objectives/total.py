@@ -74,9 +74,7 @@ class Tools:
     model: TwoStream
     method: MethodConfig
     active: frozenset[str]  # objectives whose schedule is ever above 0; the others cost nothing
-    paused: frozenset[
-        str
-    ]  # those whose schedule is 0 at some steps: they hardly cost anything then
+    paused: frozenset[str]  # off at some steps by their schedules, and next to free then
     tokenize: Callable[[Float[Array, "r t s s 3"]], Int[Array, "r n"]]  # views -> code ids
     gather: Callable[[Float[Array, "b e"]], Float[Array, "b e"]]  # the same rows on every device
     spread: Callable[[Columns], Columns] = lambda columns: columns  # columns cut over the devices

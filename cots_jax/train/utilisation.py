@@ -53,9 +53,15 @@ def step_flops(
 
     frozen: of the image tokenizer, where the step has one.
     """
-    model = dataclasses.replace(step.model, config=_not_again(step.model.config))
-    bare = dataclasses.replace(step, model=model, active=on, paused=frozenset())
+    bare = dataclasses.replace(as_counted(step), active=on, paused=frozenset())
     return count_flops(bare, *arguments_of(step, config, frozen, sources))
+
+
+def as_counted(step: CotsStep) -> CotsStep:
+    """The step whose operations are the model's: nothing computed again, attention written out,
+    since what cuDNN's kernel does stands in no jaxpr."""
+    model = dataclasses.replace(step.model, config=_not_again(step.model.config))
+    return dataclasses.replace(step, model=model)
 
 
 def _not_again(size: TwoStreamConfig) -> TwoStreamConfig:

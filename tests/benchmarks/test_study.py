@@ -292,6 +292,13 @@ class TestEarlier:
         runs = all_runs(dataclasses.replace(self.SUITE, arms=tuple(other)), [0], tmp_path / "now")
         assert earlier_runs([file], runs) == {}
 
+    def test_runs_of_other_sets_are_said(self, tmp_path):
+        runs = all_runs(self.SUITE, range(2), tmp_path / "now")
+        earlier = earlier_runs([self.stored(tmp_path)], runs)
+        other = dataclasses.replace(earlier["a", 0], results={"test": {"rsum": 1.0}})
+        with pytest.raises(UserError, match="a of seed 0 was not evaluated on val, which others"):
+            find(self.SUITE, [], earlier | {("a", 0): other})
+
     @pytest.mark.parametrize("text", ["", "{}", '{"runs": [{"run": "a-seed0"}]}'])
     def test_another_file_is_said(self, tmp_path, text):
         (tmp_path / "x.json").write_text(text)
