@@ -2,7 +2,15 @@
 """The suites by name."""
 
 from benchmarks.study.arms import Arm, Contrast, Noise, Suite
-from benchmarks.study.emoji import DEMO, EMOJI, EMOJI_SUITE, EMOJI_TUNING, MAKE_EMOJI, SMOKE
+from benchmarks.study.emoji import (
+    DEMO,
+    EMOJI,
+    EMOJI_REMEDIES,
+    EMOJI_SUITE,
+    EMOJI_TUNING,
+    MAKE_EMOJI,
+    SMOKE,
+)
 from benchmarks.study.flickr8k import FLICKR8K, FLICKR8K_MINILM
 
 
@@ -41,5 +49,6 @@ NOISE = Suite(
 )
 
 SUITES = {
-    suite.name: suite for suite in (EMOJI_SUITE, EMOJI_TUNING, FLICKR8K, FLICKR8K_MINILM, NOISE)
+    suite.name: suite
+    for suite in (EMOJI_SUITE, EMOJI_TUNING, EMOJI_REMEDIES, FLICKR8K, FLICKR8K_MINILM, NOISE)
 }
