@@ -54,9 +54,10 @@ def main() -> int:
             noisy_copy(noise)
         suite = with_equal_time(suite, options.out)
         runs = [run for run in all_runs(suite, seeds, options.out) if run.arm.name in wanted]
-        earlier = earlier_runs(list(filter(None, options.earlier.split(","))), runs)
+        data = options.data or suite.data
+        earlier = earlier_runs(list(filter(None, options.earlier.split(","))), runs, data)
         runs = [run for run in runs if (run.arm.name, run.seed) not in earlier]
-        carry_out(runs, options.jobs, options.data or suite.data)
+        carry_out(runs, options.jobs, data)
         found = find(suite, runs, earlier)
     except UserError as error:
         print(f"study: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ an arm that was given another's time the number of steps is a measurement of its
 differ there.
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
@@ -14,13 +15,19 @@ from pathlib import Path
 
 from benchmarks.study.findings import RunRow
 from benchmarks.study.runs import Run
+from cots_jax.data.specs import read_sources
 from cots_jax.errors import UserError
 
 Earlier = dict[tuple[str, int], RunRow]  # by arm and seed
 
 
-def earlier_runs(files: Sequence[str], runs: Sequence[Run]) -> Earlier:
-    """What the files have of these runs; the first file that has one. Raises UserError."""
+def earlier_runs(files: Sequence[str], runs: Sequence[Run], data: str = "") -> Earlier:
+    """What the files have of these runs; the first file that has one. Raises UserError.
+
+    data: FOLDER#SPLIT,… that this study evaluates on, so that no other set's figures are taken
+    over; nothing for all of them.
+    """
+    wanted = {source.split for source in read_sources(data, "--data")}
     found: Earlier = {}
     for file in files:
         try:
@@ -31,6 +38,8 @@ def earlier_runs(files: Sequence[str], runs: Sequence[Run]) -> Earlier:
         for run in runs:
             row = rows.get(run.folder.name)
             if row and _made_alike(row, run):
+                kept = {k: v for k, v in row.results.items() if k in wanted or not wanted}
+                row = dataclasses.replace(row, results=kept)
                 found.setdefault((run.arm.name, run.seed), row)
     return found
 

@@ -292,6 +292,33 @@ class TestEarlier:
         runs = all_runs(dataclasses.replace(self.SUITE, arms=tuple(other)), [0], tmp_path / "now")
         assert earlier_runs([file], runs) == {}
 
+    def test_only_the_sets_that_are_evaluated_on_are_taken(self, tmp_path):
+        runs = all_runs(self.SUITE, range(1), tmp_path / "now")
+        stored = pathlib.Path(self.stored(tmp_path))
+        content = json.loads(stored.read_text())
+        for row in content["runs"]:
+            row["results"]["reported"] = {"rsum": 1.0}
+        stored.write_text(json.dumps(content))
+        found = earlier_runs([str(stored)], runs)
+        assert {frozenset(row.results) for row in found.values()} == {
+            frozenset({"val", "reported"})
+        }
+        found = earlier_runs([str(stored)], runs, "data/emoji#val,data/emoji#other")
+        assert {frozenset(row.results) for row in found.values()} == {frozenset({"val"})}
+
+    def test_remedies_take_what_they_are_held_against_from_the_suite_emoji(self, tmp_path):
+        remedies, emoji = SUITES["emoji_remedies"], SUITES["emoji"]
+        for name in ("full-16000", "contrastive-16000"):
+            assert remedies.arm(name) == emoji.arm(name)
+        file = pathlib.Path(__file__).parents[2] / "docs" / "study" / "emoji_long.json"
+        runs = all_runs(remedies, range(5), tmp_path)
+        found = earlier_runs([str(file)], runs, remedies.data)
+        assert sorted({arm for arm, _ in found}) == ["contrastive-16000", "full-16000"]
+        assert len(found) == 10
+        sets = {name for row in found.values() for name in row.results}
+        assert sets
+        assert all(name.startswith("emoji_dev_") for name in sets)
+
     def test_runs_of_other_sets_are_said(self, tmp_path):
         runs = all_runs(self.SUITE, range(2), tmp_path / "now")
         earlier = earlier_runs([self.stored(tmp_path)], runs)
