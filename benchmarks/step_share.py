@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
         ready = fetch()
         run(ready)  # compiles
         steps: dict[str, list[float]] = {"whole": [], "bare": []}
+        parts: dict[str, float] = {}
         for _ in range(BLOCKS):
             spent.update(dict.fromkeys(spent, 0.0))
             steps["whole"].append(_seconds(lambda: run(fetch())))

@@ -157,7 +157,7 @@ def forget(folder: Path) -> None:
 
 def _measured(index: Index, engine: Engine, copy: Copy, texts: Float32[np.ndarray, "q e"]) -> Copy:
     """The copy with the least effort that suffices, or else the largest, and its recall."""
-    exact = index.search(texts, TOP).index
+    exact, tried = index.search(texts, TOP).index, copy
     for effort in EFFORTS:
         tried = dataclasses.replace(copy, effort=effort, texts=len(texts))
         found = Approximate(index, engine, tried).search(texts, TOP).index
