@@ -206,6 +206,7 @@ EMOJI_TUNING = _tuning()
 # beside the two arms of `emoji` that they are held against, which --earlier need not train again.
 REMEDIES: dict[str, tuple[str, dict[str, str]]] = {
     "kl": ("kl", {}),
+    "kl-ends": ("kl", {_TASK: "0 @ 10%, 0.2 @ 10%, 0.5 @ 40%, 0.5 @ 60%, 0 @ 60%"}),
     "words": ("", {_MVM: "0"}),
     "patches": ("", {_MLM: "0"}),
     "early": ("", {_MLM: "0.3 @ 30%, 0 @ 30%", _MVM: "0.05 @ 30%, 0 @ 30%"}),
