@@ -2,15 +2,16 @@
 """A training step against the same one written in PyTorch.
 
     python -m benchmarks.step [--size=demo|b16-224|b16-384] [--batch=N] [--arms=full,contrastive]
-        [--peers=eager,compiled] [--parts] [--config.KEY=value …] [--rounds=N] [--out=FILE.json]
+        [--peers=eager,compiled] [--precision=float32|bfloat16] [--parts] [--config.KEY=value …]
+        [--rounds=N] [--out=FILE.json]
 
 The full objective and contrastive alone: ours, the peer (benchmarks/step/peer_step.py) eager and by
 `torch.compile`, some steps each in turn, so that whatever else the machine does hits all alike;
 ratios are medians over the rounds. Beforehand ours and the peer take two steps on the same pairs
 from the same parameters, and their losses must agree; and the peer's towers are timed against
 Hugging Face's. Codes come with the batch and pictures are not augmented; --parts times the parts of
-our step by themselves, augmentation and the config's image tokenizer among them. On a GPU the peer
-runs under bf16 autocast; on a CPU both are in float32.
+our step by themselves, augmentation and the config's image tokenizer among them. In bfloat16, the
+default on a GPU, the peer runs under autocast; on a CPU ours then has products of bfloat16 alone.
 """
 
 import argparse
@@ -53,13 +54,19 @@ STILL = ("shift", "scale", "brightness", "contrast", "saturation", "hue", "grey_
 ARMS = {"full": "", "contrastive": "contrastive"}
 PEERS = ("eager", "compiled")
 PLACES = {"cpu": "cpu", "gpu": "cuda"}  # JAX's name of the device -> PyTorch's
-AGREE = {"cpu": 1e-4, "cuda": 5e-2}  # relative, of losses in float32 and in bf16
+AGREE = {"float32": 1e-4, "bfloat16": 5e-2}  # relative, of losses
+ON_CPU = {"float32": "float32", "bfloat16": "bfloat16_operands"}  # hardware.precision
 CHECKED, IN_A_ROW, ROUNDS = 2, 3, 9  # steps; steps of a turn
 
 Call = Callable[[], Any]
 
 
-def config_of(size: str, arm: str, batch: int, *keys: str) -> Config:
+def precision_of(asked: str) -> str:
+    """The one that is asked for, else what this hardware is made for."""
+    return asked or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
+def config_of(size: str, arm: str, batch: int, precision: str, *keys: str) -> Config:
     """The config that a size stands for, on this machine. Raises UserError."""
     own = [f"--config.augmentation.{name}=0.0" for name in STILL]
     file = f"{size}.py"
@@ -70,10 +77,10 @@ def config_of(size: str, arm: str, batch: int, *keys: str) -> Config:
     else:
         file = "pretrain.py"
         own.append(f"--config.model={size}")
-    if jax.default_backend() == "cpu":
-        own.append("--config.hardware.precision=float32")
-        if size not in TOKENIZERS:  # 12 blocks are not worth the compiler's time
-            own.append("--config.hardware.scan=on")
+    on_cpu = jax.default_backend() == "cpu"
+    own.append(f"--config.hardware.precision={ON_CPU[precision] if on_cpu else precision}")
+    if on_cpu and size not in TOKENIZERS:  # 12 blocks are not worth the compiler's time
+        own.append("--config.hardware.scan=on")
     spec = f"--config={CONFIGS / file}:{ARMS[arm]}"
     return parse_arguments([spec, f"--config.batch={batch}", *own, *keys], "").config
 
@@ -88,9 +95,8 @@ def place_of_peer() -> str:
     return found
 
 
-def against_peer(size: str, arm: str, batch: int, peers: Sequence[str], keys: Sequence[str]) -> Any:
+def against_peer(config: Config, arm: str, peers: Sequence[str], precision: str) -> Any:
     """(ours, the calls that are timed, FLOPs a step). Raises UserError where losses differ."""
-    config = config_of(size, arm, batch, *keys)
     mine = ours(config)
     calls: dict[str, Call] = {"ours": lambda: jax.block_until_ready(mine.run())}
     if peers:
@@ -102,7 +108,7 @@ def against_peer(size: str, arm: str, batch: int, peers: Sequence[str], keys: Se
             """In the peer's precision, to the end of what the device does."""
 
             def run() -> Any:
-                with torch.autocast(place, torch.bfloat16, enabled=place == "cuda"):
+                with torch.autocast(place, torch.bfloat16, enabled=precision == "bfloat16"):
                     found = call()
                 if place == "cuda":
                     torch.cuda.synchronize()
@@ -117,7 +123,7 @@ def against_peer(size: str, arm: str, batch: int, peers: Sequence[str], keys: Se
             )
 
         for one in pairs:
-            _check_losses(mine.run(), step(one, "eager")(), AGREE[place])
+            _check_losses(mine.run(), step(one, "eager")(), AGREE[precision])
         calls |= {way: step(pairs[-1], way) for way in peers}
         if arm == "full":
             towers = passes(mine.bare.model.config, peer.towers, pairs[-1], place)
@@ -139,16 +145,18 @@ def measured(flags: argparse.Namespace) -> Found:
         raise UserError("--batch is above 0, and --arms names one at least")
     size = flags.size or ("tiny" if flags.quick else "demo")
     batch = flags.batch or SIZES[size]
+    precision = precision_of(flags.precision)
     calls: dict[str, Call] = {}
-    flops, mine = {}, {}
+    flops, mine, configs = {}, {}, {}
     for arm in flags.arms:
-        mine[arm], found, flops[arm] = against_peer(size, arm, batch, flags.peers, flags.keys)
+        configs[arm] = config_of(size, arm, batch, precision, *flags.keys)
+        mine[arm], found, flops[arm] = against_peer(configs[arm], arm, flags.peers, precision)
         calls |= {f"{arm}: {name}": call for name, call in found.items()}
     spent = _turns(calls, flags)
-    tables = [_times(f"A step of {size}, {batch} pairs", spent), _ratios(spent)]
+    tables = [_times(f"A step of {size}, {batch} pairs, {precision}", spent), _ratios(spent)]
     if flags.parts:
-        config = config_of(size, flags.arms[0], batch, *flags.keys)
-        found = parts(mine[flags.arms[0]], tokenizer_shapes(config))
+        first = flags.arms[0]
+        found = parts(mine[first], tokenizer_shapes(configs[first]))
         times = _turns({name: part.run for name, part in found.items()}, flags)
         tables.append(_times("Its parts, each by itself", times))
     return Found(tables, {"flops": flops, "batch": batch, "seconds": spent})
@@ -202,6 +210,7 @@ def _flags() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=0, help=f"pairs; {SIZES}")
     parser.add_argument("--arms", type=some(list(ARMS)), default=list(ARMS))
     parser.add_argument("--peers", type=some(PEERS), default=list(PEERS), help="'' for none")
+    parser.add_argument("--precision", default="", choices=("", *ON_CPU), help="of the products")
     parser.add_argument("--parts", action="store_true", help="the parts of our step as well")
     return parser
 
