@@ -5,6 +5,7 @@ from benchmarks.study.arms import Arm, Contrast, Noise, Suite
 from benchmarks.study.emoji import (
     DEMO,
     EMOJI,
+    EMOJI_DEMO,
     EMOJI_REMEDIES,
     EMOJI_SUITE,
     EMOJI_TUNING,
@@ -50,5 +51,13 @@ NOISE = Suite(
 
 SUITES = {
     suite.name: suite
-    for suite in (EMOJI_SUITE, EMOJI_TUNING, EMOJI_REMEDIES, FLICKR8K, FLICKR8K_MINILM, NOISE)
+    for suite in (
+        EMOJI_SUITE,
+        EMOJI_TUNING,
+        EMOJI_REMEDIES,
+        EMOJI_DEMO,
+        FLICKR8K,
+        FLICKR8K_MINILM,
+        NOISE,
+    )
 }
