@@ -53,6 +53,11 @@ class TestTheChain:
         for part in ("pairs/s", "data wait", "instance ", "/7.", "temperature", "kept"):
             assert part in first
 
+    def test_a_run_that_begins_says_how_long_its_texts_are(self, tiny: Tiny) -> None:
+        said = [line for line in tiny.trained.err.splitlines() if line.startswith("texts: ")]
+        assert len(said) == 1
+        assert "of 8 tokens at the mean" in said[0]
+
     def test_progress_shows_the_newest_recall(self, tiny: Tiny) -> None:
         lines = [line for line in tiny.trained.err.splitlines() if line.startswith("step ")]
         first, later = (next(x for x in lines if x.startswith(f"step {n}/40")) for n in (20, 25))
@@ -279,7 +284,7 @@ class TestBadInput:
         assert "train" in said.line
 
 
-PROGRESS = ("tiny: from step", "step ", "first step after")
+PROGRESS = ("tiny: from step", "texts: ", "step ", "first step after")
 
 FULL_DISK = """
 import resource

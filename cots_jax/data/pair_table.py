@@ -212,8 +212,12 @@ class PairTable:
         """The token ids of these pairs' captions."""
         if self._texts is not None:
             return Encoded(self._texts.ids[pairs], self._texts.length[pairs])
+        return self.tokenizer.encode(self.captions(pairs), self.length)
+
+    def captions(self, pairs: Int32[np.ndarray, "b"]) -> list[str]:
+        """These pairs' captions, read from the disk."""
         found = [self.record(row) for row in self.record_of_pair[pairs]]
-        return self._encode(found, pairs)
+        return self._captions(found, pairs)
 
     def image_tokens(self, rows: Int32[np.ndarray, "b"]) -> Int32[np.ndarray, "b n"] | None:
         """The ids of these records that were made ahead of time; None where none were asked for."""
@@ -258,8 +262,11 @@ class PairTable:
             ) from error
 
     def _encode(self, found: list[records.Record], pairs: np.ndarray) -> Encoded:
+        return self.tokenizer.encode(self._captions(found, pairs), self.length)
+
+    def _captions(self, found: list[records.Record], pairs: np.ndarray) -> list[str]:
         numbers = zip(found, self.caption_of_pair[pairs], strict=True)
-        return self.tokenizer.encode([rec.captions[n] for rec, n in numbers], self.length)
+        return [record.captions[number] for record, number in numbers]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,6 +69,11 @@ class Tokenizer:
                 lengths[row] = len(tokens) + 2
         return Encoded(ids, lengths)
 
+    def count(self, texts: Sequence[str]) -> Int32[np.ndarray, "b"]:
+        """The tokens that `encode` would give each text with room for all of them."""
+        found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return np.array([len(encoding.ids) + 2 for encoding in found], np.int32)
+
     def decode(self, ids: Iterable[int | np.integer]) -> str:
         """The text of the ids without special tokens; case and accents are gone for good."""
         kept = [int(i) for i in ids if int(i) not in self.special_ids]

@@ -18,6 +18,7 @@ from cots_jax import checkpoint
 from cots_jax.batch import Batch
 from cots_jax.compilation_cache import compiled
 from cots_jax.data.mixture import segments_to_json
+from cots_jax.data.text_lengths import text_lengths
 from cots_jax.errors import UserError
 from cots_jax.pretrained import CHECKPOINTS
 from cots_jax.processes import (
@@ -28,7 +29,7 @@ from cots_jax.processes import (
     refuse_together,
 )
 from cots_jax.schema import Config
-from cots_jax.switches import Switch
+from cots_jax.switches import Switch, Task
 from cots_jax.train.assemble import assembled, claimed
 from cots_jax.train.best import Best
 from cots_jax.train.clock import Clock
@@ -125,6 +126,8 @@ def _run(
     )
     if is_first():
         note_start(workdir, Start.now(start))
+        if not start and config.task is Task.COTS:
+            progress.note(text_lengths(task.table).words())
 
     # ------------------------------------------------------------ data: made after the restore
     if here.reweighed:
