@@ -205,7 +205,12 @@ class TestPage:
         assert set(performance_page.SECTION.findall(text)) == {
             *MAIN,
             "step_demo",
+            "step_demo_bf16",
             "step_b16_224",
+            "step_b16_224_bf16",
+            "step_b16_224_shared",
+            "step_b16_384",
+            "step_b16_384_shared",
             "embed_b16_224",
         }
         for name in (*MAIN, "step"):
