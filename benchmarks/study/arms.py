@@ -63,6 +63,7 @@ class Suite:
     noise: tuple[Noise, ...] = ()
     data: str = ""  # FOLDER#SPLIT,… to evaluate on, in the place of the config's
     ladders: tuple[Ladder, ...] = ()
+    means: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of which sets
     quick_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)  # set by --quick
 
     def arm(self, name: str) -> Arm:

@@ -15,8 +15,13 @@ DEMO = "configs/demo.py"
 DVAE = "runs/demo-dvae"
 MAKE_EMOJI = (("cots_jax.prepare", "emoji", f"--out={EMOJI}"),)
 MAKE_DVAE = (("cots_jax.main", "--config=configs/dvae.py:emoji", f"--workdir={DVAE}"),)
-LOOKED_AT = ",".join(
-    f"{EMOJI}#emoji_dev_{name}" for name in ("style", "composition_twemoji", "composition_openmoji")
+HELD_OUT = ("style", "composition_twemoji", "composition_openmoji")
+LOOKED_AT = ",".join(f"{EMOJI}#emoji_dev_{name}" for name in HELD_OUT)
+MEANS = MappingProxyType(
+    {
+        "mean of the reported sets": tuple(f"emoji_{name}" for name in HELD_OUT),
+        "mean of the dev sets": tuple(f"emoji_dev_{name}" for name in HELD_OUT),
+    }
 )
 SMOKE = {
     "duration": "24 steps",
@@ -98,6 +103,7 @@ EMOJI_SUITE = Suite(
         for name in ("full", "contrastive")
     ),
     first=(*MAKE_EMOJI, *MAKE_DVAE),
+    means=MEANS,
     quick_keys=SMOKE,
 )
 
@@ -195,6 +201,7 @@ def _tuning() -> Suite:
         arms=arms,
         contrasts=(),
         first=(*MAKE_EMOJI, *MAKE_DVAE),
+        means=MEANS,
         data=LOOKED_AT,
         quick_keys=SMOKE,
     )
@@ -226,6 +233,7 @@ EMOJI_REMEDIES = Suite(
     ),
     contrasts=tuple(Contrast(name, other) for name in REMEDIES for other in _AGAINST),
     first=(*MAKE_EMOJI, *MAKE_DVAE),
+    means=MEANS,
     data=LOOKED_AT,
     quick_keys=SMOKE,
 )
@@ -251,6 +259,7 @@ EMOJI_DEMO = Suite(
         Contrast("small-kl", "small-contrastive"),
     ),
     first=(*MAKE_EMOJI, *MAKE_DVAE),
+    means=MEANS,
     data=LOOKED_AT,
     quick_keys=SMOKE,
 )

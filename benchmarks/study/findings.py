@@ -125,6 +125,9 @@ def find(
                 f"{arm} of seed {seed} was not evaluated on {lacking}, which others were: give the "
                 "same --data, and of --earlier studies only those of these sets"
             )
+    of_runs = dict(results)
+    results = {key: one | _means(suite, one) for key, one in results.items()}
+    sets = list(dict.fromkeys(name for found in results.values() for name in found))
     arms = []
     for arm in suite.arms:
         of = [found for (name, _), found in sorted(results.items()) if name == arm.name]
@@ -165,13 +168,22 @@ def find(
             run.seed,
             " ".join(["python -m", *run.training]),
             {key: value for key, value in run.made.items() if key != "commands"},
-            results[run.arm.name, run.seed],
+            of_runs[run.arm.name, run.seed],
         )
         for run in runs
         if run.done
     )
-    settings = _ranked(suite, results)
+    settings = _ranked(suite, of_runs)
     return Findings(tuple(arms), tuple(contrasts), tuple(filters), plateaus, settings, rows)
+
+
+def _means(suite: Suite, found: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """What several sets say together, which seeds change less than any one of them."""
+    return {
+        name: {key: float(np.mean([found[one][key] for one in sets])) for key in FIGURES}
+        for name, sets in suite.means.items()
+        if set(sets) <= set(found)
+    }
 
 
 def _ranked(suite: Suite, results: Mapping[tuple[str, int], Any]) -> tuple[Setting, ...]:

@@ -19,7 +19,7 @@ from benchmarks.study.arms import Arm, Contrast, Ladder, Noise, Suite
 from benchmarks.study.cost import step_seconds
 from benchmarks.study.earlier import earlier_runs
 from benchmarks.study.filter_quality import filter_quality, quality_by_rarity
-from benchmarks.study.findings import find
+from benchmarks.study.findings import RunRow, find
 from benchmarks.study.noise import exchange, is_exchanged, noisy_copy
 from benchmarks.study.page import write_page
 from benchmarks.study.runs import Run, all_runs, carry_out, steps_of, with_equal_time
@@ -199,6 +199,33 @@ class TestPlateaus:
         suite, runs, _ = self.found(tmp_path, same, same)
         (runs[-3].folder / "results.json").unlink()  # a3 of the second seed
         assert [rung.looked_at.seeds for rung in find(suite, runs).plateaus[0].rungs] == [1, 1, 1]
+
+
+def test_sets_that_belong_together_are_compared_by_their_mean_as_well(tmp_path):
+    arms = (Arm("a", "configs/x.py", {}), Arm("b", "configs/x.py", {}))
+    means = {"both": ("one", "two"), "more": ("one", "three")}
+    suite = Suite("toy", "Toy", arms, (Contrast("a", "b"),), means=means)
+    runs = all_runs(suite, range(2), tmp_path)
+    rsums = {("a", 0): (10, 20), ("a", 1): (30, 50), ("b", 0): (10, 10), ("b", 1): (10, 20)}
+    figures = ("image_to_text", "text_to_image", "rsum")
+    earlier = {
+        (run.arm.name, run.seed): RunRow(
+            run.folder.name,
+            run.seed,
+            "",
+            {},
+            {
+                name: dict.fromkeys(figures, float(rsum))
+                for name, rsum in zip(("one", "two"), rsums[run.arm.name, run.seed], strict=True)
+            },
+        )
+        for run in runs
+    }
+    found = find(suite, runs, earlier)
+    (both,) = (row for row in found.contrasts if row.set == "both")
+    assert both.difference.each == (5.0, 25.0)
+    assert {row.set for row in found.contrasts} == {"one", "two", "both"}  # of three sets one lacks
+    assert set(found.runs[0].results) == {"one", "two"}
 
 
 def test_settings_are_ranked_within_what_they_were_tried_for(tmp_path):
