@@ -54,6 +54,10 @@ class Run:
         stored = self.made.get("commands", [None])
         return stored[0] == self.training and (self.folder / "results.json").exists()
 
+    def evaluated_on(self, data: str) -> bool:
+        """Whether it was on the data that are asked for."""
+        return self.made.get("commands", [])[1:] == [self.evaluation(data)]
+
     @property
     def made(self) -> Mapping[str, Any]:
         """How it was made: commands, seconds, commit, machine; empty where it was not."""
@@ -132,8 +136,11 @@ def before(commands: Sequence[Sequence[str]]) -> None:
 
 
 def carry_out(runs: Sequence[Run], jobs: int, data: str = "") -> None:
-    """Makes all runs that are not there. Raises UserError where one fails, when the others end."""
-    waiting = [run for run in runs if not run.done]
+    """Makes all runs that are not there, and evaluates those again that were on other data.
+
+    Raises UserError where one fails, when the others have ended.
+    """
+    waiting = [run for run in runs if not (run.done and run.evaluated_on(data))]
     print(f"{len(runs) - len(waiting)} of {len(runs)} runs are there", file=sys.stderr)
     cores: SimpleQueue[int] = SimpleQueue()
     for core in sorted(os.sched_getaffinity(0))[:jobs]:
@@ -159,11 +166,12 @@ def _make(run: Run, cores: "SimpleQueue[int]", data: str) -> None:
     try:
         run.beside("").parent.mkdir(parents=True, exist_ok=True)
         begin = time.monotonic()
+        before = dict(run.made) if run.done else {}  # of a run that is evaluated again
         commands = [run.training, run.evaluation(data)]
         for command in commands:
             _call(command, core, run.beside(".log"))
-        seconds = round(time.monotonic() - begin, 1)
-        facts = {"commands": commands, "seconds": seconds, **circumstances()}
+        seconds = round(before.get("seconds", 0) + time.monotonic() - begin, 1)
+        facts = {**(before or circumstances()), "commands": commands, "seconds": seconds}
         write_whole(run.beside(".json"), json.dumps(facts, indent=1) + "\n")
     finally:
         cores.put(core)

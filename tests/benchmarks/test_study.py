@@ -436,3 +436,11 @@ def test_runs_are_made_once_and_a_failure_is_named(tiny: Tiny, tmp_path, monkeyp
     made = (good.folder / "results.json").stat().st_mtime_ns
     carry_out([good], jobs=1)
     assert (good.folder / "results.json").stat().st_mtime_ns == made
+    before = good.made
+    carry_out([good], 1, "data/tiny#train")  # trained already, and evaluated on something else
+    stored = json.loads((good.folder / "results.json").read_text())["results"]
+    assert [result["name"] for result in stored] == ["train"]
+    assert good.evaluated_on("data/tiny#train")
+    assert not good.evaluated_on("")
+    assert good.made["seconds"] > before["seconds"]
+    assert {**good.made, **{key: before[key] for key in ("commands", "seconds")}} == before
