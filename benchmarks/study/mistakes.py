@@ -65,6 +65,17 @@ def kinds_of(
     return found
 
 
+def names_of(groups: Sequence[int], captions: Sequence[str], where: str) -> dict[int, str]:
+    """The name of each group. Raises UserError where one has no tone."""
+    plain = [name for name in captions if not Composed.read(name).tones]
+    if plain:
+        raise UserError(
+            f"{len(plain)} of the {len(captions)} names of {where} have no skin tone, {plain[0]!r} "
+            "for one: name splits of composed emoji, as data/emoji#emoji_composition_twemoji"
+        )
+    return dict(zip(groups, captions, strict=True))
+
+
 def rows_of(workdir: Path, data: str) -> list[tuple[Cell, ...]]:
     """(folder, set, direction, queries, wrong, tone, sign, both). Raises UserError."""
     opened = Pretrained.load(workdir)
@@ -78,7 +89,7 @@ def rows_of(workdir: Path, data: str) -> list[tuple[Cell, ...]]:
             )
             images, texts = scored.images, scored.texts
             captions = ReadSet(one, contents_of(one.table)).captions()
-            name_of = dict(zip(texts.group_id.tolist(), captions, strict=True))
+            name_of = names_of(texts.group_id.tolist(), captions, one.name)
             for way, asked, given in (
                 ("image to text", images, texts),
                 ("text to image", texts, images),

@@ -4,7 +4,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.study.mistakes import Composed, kinds_of, main
+from benchmarks.study.mistakes import Composed, kinds_of, main, names_of
+from cots_jax.errors import UserError
 
 NAMES = {
     0: "waving hand dark skin tone",
@@ -38,6 +39,12 @@ def test_mistakes_are_told_apart_and_right_answers_are_none() -> None:
     groups = np.arange(4)
     found = kinds_of(queries, np.eye(4, dtype=np.float32), groups, groups, NAMES)
     assert found == {"tone": 1, "sign": 1, "both": 1}
+
+
+def test_a_set_of_other_names_is_refused_with_one_that_would_do() -> None:
+    assert names_of(list(NAMES), list(NAMES.values()), "x") == NAMES
+    with pytest.raises(UserError, match=r"1 of the 2 names of x have .*'light bulb'.*#"):
+        names_of([0, 1], [NAMES[0], "light bulb"], "x")
 
 
 def test_a_folder_that_is_none_is_said_in_one_line(
