@@ -40,7 +40,7 @@ def get_config(names: str = "") -> ConfigDict:
             "test": "data/emoji#emoji_style,data/emoji#emoji_composition_twemoji,"
             "data/emoji#emoji_composition_openmoji",
             "prepare": "python -m cots_jax.prepare emoji --out=data/emoji",
-            "text_length": 14,  # tokens; 25 of 5,774 names are longer and lose their end
+            "text_length": 14,  # tokens; 118 of 5,774 names are longer and lose their end
             "tokenizer": "captions:2000",  # WordPiece trained on the names
             "threads": 1,
         }
