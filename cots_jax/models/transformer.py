@@ -8,17 +8,15 @@ Parameters are stacked [layers, …]; scanning or unrolling the stack changes no
 
 import dataclasses
 import enum
-import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from cots_jax.models.attention import Rule, fused, written_out
+from cots_jax.models.products import bfloat16_operands_dot, float32_dot
 from cots_jax.switches import AttentionForm, Precision, Remat, Switch
 
 
@@ -79,6 +77,13 @@ def exactness(precision: Precision) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if precision is Precision.FLOAT32 else None
 
 
+DOTS = {
+    Precision.FLOAT32: float32_dot,
+    Precision.BFLOAT16_OPERANDS: bfloat16_operands_dot,
+    Precision.BFLOAT16: jax.lax.dot_general,
+}
+
+
 def linear(
     features: int | tuple[int, ...],
     precision: Precision,
@@ -89,7 +94,6 @@ def linear(
     name: str | None = None,
 ) -> nn.DenseGeneral:
     """A dense layer under the matmul policy: operands as named, accumulation in float32."""
-    operands = precision is Precision.BFLOAT16_OPERANDS
     return nn.DenseGeneral(
         features,
         axis=axis,
@@ -99,50 +103,9 @@ def linear(
         kernel_init=nn.initializers.truncated_normal(init_std)
         if init_std
         else nn.initializers.lecun_normal(),
-        dot_general=bfloat16_operands_dot if operands else jax.lax.dot_general,
+        dot_general=DOTS[precision],
         name=name,
     )
-
-
-def bfloat16_operands_dot(
-    x: Float[Array, "..."], kernel: Float[Array, "..."], dimensions: Any, **_: Any
-) -> Float[Array, "..."]:
-    """A product of bf16 operands with a float32 result, in the backward pass too."""
-    (contract_x, contract_kernel), _batch = dimensions
-    inner = math.prod(kernel.shape[axis] for axis in contract_kernel)
-    if tuple(contract_x) != tuple(range(x.ndim - len(contract_x), x.ndim)):
-        raise ValueError(f"contracts axes {contract_x} of {x.ndim}; only the last ones are meant")
-    outer = kernel.shape[len(contract_kernel) :]
-    product = _product(x.reshape(-1, inner), kernel.reshape(inner, -1))
-    return product.reshape(*x.shape[: x.ndim - len(contract_x)], *outer)
-
-
-@jax.custom_vjp
-def _product(x: Float[Array, "r i"], kernel: Float[Array, "i o"]) -> Float[Array, "r o"]:
-    return _low_dot("ri,io->ro", x, kernel)
-
-
-def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    low = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-    return _low_dot("ri,io->ro", *low), low
-
-
-def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    # Without the cast of the cotangent both products would run in float32, at half the speed.
-    x, kernel = saved
-    g = g.astype(jnp.bfloat16)
-    # XLA's CPU code has bf16 products of row-major operands only: where the first one lies
-    # transposed, both are converted to float32, which takes twice as long as transposing it.
-    turned = with_layout_constraint(x.T, Layout(major_to_minor=(0, 1)))
-    return _low_dot("ro,io->ri", g, kernel), _low_dot("ir,ro->io", turned, g)
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
-def _low_dot(equation: str, a: Array, b: Array) -> Array:
-    low = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-    return jnp.einsum(equation, *low, preferred_element_type=jnp.float32)
 
 
 def embedding_init(config: TransformerConfig) -> nn.initializers.Initializer:
