@@ -2,16 +2,17 @@
 """A training step against the same one written in PyTorch.
 
     python -m benchmarks.step [--size=demo|b16-224|b16-384] [--batch=N] [--arms=full,contrastive]
-        [--peers=eager,compiled] [--precision=float32|bfloat16] [--parts] [--config.KEY=value …]
-        [--rounds=N] [--out=FILE.json]
+        [--peers=eager,compiled] [--precision=float32|bfloat16] [--parts] [--profile]
+        [--config.KEY=value …] [--rounds=N] [--out=FILE.json]
 
 The full objective and contrastive alone: ours, the peer (benchmarks/step/peer_step.py) eager and by
 `torch.compile`, some steps each in turn, so that whatever else the machine does hits all alike;
 ratios are medians over the rounds. Beforehand ours and the peer take two steps on the same pairs
 from the same parameters, and their losses must agree; and the peer's towers are timed against
 Hugging Face's. Codes come with the batch and pictures are not augmented; --parts times the parts of
-our step by themselves, augmentation and the config's image tokenizer among them. In bfloat16, the
-default on a GPU, the peer runs under autocast; on a CPU ours then has products of bfloat16 alone.
+our step by themselves, augmentation and the config's image tokenizer among them; --profile says in
+which of XLA's instructions its time goes. In bfloat16, the default on a GPU, the peer runs under
+autocast; on a CPU ours then has products of bfloat16 alone.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from benchmarks.step.huggingface import passes
 from benchmarks.step.ours import MOMENTUM, RATE, ours, peer_batch, peer_of
 from benchmarks.step.parts import parts
 from benchmarks.step.peer_step import PeerBatch
+from benchmarks.step.profile import tables as profile_tables
 from cots_jax.arguments import parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
@@ -154,8 +156,10 @@ def measured(flags: argparse.Namespace) -> Found:
         calls |= {f"{arm}: {name}": call for name, call in found.items()}
     spent = _turns(calls, flags)
     tables = [_times(f"A step of {size}, {batch} pairs, {precision}", spent), _ratios(spent)]
+    first = flags.arms[0]
+    if flags.profile:
+        tables += profile_tables(f"Ours, {first}", calls[f"{first}: ours"])
     if flags.parts:
-        first = flags.arms[0]
         found = parts(mine[first], tokenizer_shapes(configs[first]))
         times = _turns({name: part.run for name, part in found.items()}, flags)
         tables.append(_times("Its parts, each by itself", times))
@@ -212,6 +216,7 @@ def _flags() -> argparse.ArgumentParser:
     parser.add_argument("--peers", type=some(PEERS), default=list(PEERS), help="'' for none")
     parser.add_argument("--precision", default="", choices=("", *ON_CPU), help="of the products")
     parser.add_argument("--parts", action="store_true", help="the parts of our step as well")
+    parser.add_argument("--profile", action="store_true", help="our step by XLA's instructions")
     return parser
 
 

@@ -22,8 +22,8 @@ RECORDS = {
     ),
     "start": ((), {"tiny", "jax alone"}),
     "step": (
-        ("--peers=eager", "--parts"),
-        {"full: ours", "full: eager", "full over contrastive alone", "queue"},
+        ("--peers=eager", "--parts", "--profile"),
+        {"full: ours", "full: eager", "full over contrastive alone", "queue", "products"},
     ),
     "scale": (("--axes=length", "--config.method.weight_mvm=0"), {"length", 16, 32}),
 }

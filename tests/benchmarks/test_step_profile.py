@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step benchmark's profile: which instructions of XLA a program's time went to."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.step import profile
+from cots_jax.errors import UserError
+
+STEPS = 3
+
+
+def test_a_program_of_one_product_is_a_product_called_once_a_step() -> None:
+    a, b = jnp.ones((256, 256)), jnp.ones((256, 256))
+    product = jax.jit(lambda a, b: jnp.dot(a, b))
+    spent, calls = profile.profile(lambda: jax.block_until_ready(product(a, b)), STEPS)
+    products = [name for name in spent if profile.kind_of(name) == "products"]
+    assert [calls[name] for name in products] == [pytest.approx(1)]
+    assert sum(spent.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ynn_fusion", "products"),
+        ("dot_general", "products"),
+        ("bitcast_dynamic-update-slice_fusion", "loops over blocks"),
+        ("copy_bitcast_fusion", "copies"),
+        ("add_divide_fusion", profile.ELSE),
+    ],
+)
+def test_kinds_by_name(name: str, kind: str) -> None:
+    assert profile.kind_of(name) == kind
+
+
+def test_tables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = profile.Spent({f"a{letter}_fusion": 2.0 for letter in "abcdefghijklmnopqrstuvwxyz"})
+    calls = profile.Spent(dict.fromkeys(spent, 1.0))
+    monkeypatch.setattr(profile, "profile", lambda _: (spent + profile.Spent(dot=8.0), calls))
+    kinds, names = profile.tables("Ours", lambda: None)
+    assert [row[0] for row in kinds.rows] == [profile.ELSE, "products"]
+    assert sum(row[1] for row in kinds.rows) == sum(row[1] for row in names.rows) == 60.0
+    assert sum(row[2] for row in kinds.rows) == pytest.approx(100)
+    assert names.rows[-1][:2] == ("7 others", 14.0)
+
+
+def test_no_instruction_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "_instructions", lambda _: [])
+    with pytest.raises(UserError, match="leave --profile out"):
+        profile.profile(lambda: None, STEPS)
