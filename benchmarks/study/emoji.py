@@ -62,7 +62,7 @@ def _arm(
 
 METHODS = {"contrastive": "contrastive", "mvlm": "mvlm", "kl": "kl", "full": ""}
 BASELINES = ("clip", "siglip", "albef")
-TRAINED_LONG = ("contrastive", "clip", "siglip")  # for the time of the longest run of all levels
+TRAINED_LONG = ("contrastive", "kl", "clip", "siglip")  # for the time of the longest run of all levels
 
 
 def _ladder(name: str) -> tuple[Arm, ...]:
@@ -97,6 +97,7 @@ EMOJI_SUITE = Suite(
         *(Contrast("full", f"{name}-time") for name in BASELINES),
         Contrast(f"full-{LONGEST}", f"contrastive-{LONGEST}"),
         *(Contrast(f"full-{LONGEST}", f"{name}-{LONGEST}-time") for name in TRAINED_LONG),
+        Contrast(f"kl-{LONGEST}-time", f"contrastive-{LONGEST}-time"),
     ),
     ladders=tuple(
         Ladder(name, tuple(_rung(name, steps) for steps in LONGER))
