@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.measure import Table
+from benchmarks.measure import Cell, Table
 from cots_jax.errors import UserError
 
 STEPS = 5
@@ -24,7 +24,7 @@ ELSE = "element by element, sums"
 _NUMBER = re.compile(r"[.\d]+$")
 _EXECUTES = re.compile(r"Execut|::|^end: |^Thunk|^Thread|^Wait", re.IGNORECASE)
 
-Spent = collections.Counter[str]
+Spent = dict[str, float]
 
 
 def profile(run: Callable[[], object], steps: int = STEPS) -> tuple[Spent, Spent]:
@@ -53,7 +53,8 @@ def _instructions(found: jax.profiler.ProfileData | None) -> Iterable[tuple[str,
 
 
 def _added(found: Iterable[tuple[str, float]], steps: int) -> tuple[Spent, Spent]:
-    spent, calls = Spent(), Spent()
+    spent: Spent = collections.defaultdict(float)
+    calls: Spent = collections.defaultdict(float)
     for name, nanoseconds in found:
         short = _NUMBER.sub("", name)
         spent[short] += nanoseconds / 1e6 / steps
@@ -73,16 +74,20 @@ def tables(title: str, run: Callable[[], object]) -> list[Table]:
     """The step's instructions by kind and by name. Threads add up: twice the time on two cores."""
     spent, calls = profile(run)
     whole = sum(spent.values())
-    kinds = Spent()
+    kinds: Spent = collections.defaultdict(float)
     for name, ms in spent.items():
         kinds[kind_of(name)] += ms
-    shares = [(name, ms, 100 * ms / whole) for name, ms in kinds.most_common()]
-    names = [(name, ms, calls[name]) for name, ms in spent.most_common(SHOWN)]
-    rest = [(name, ms) for name, ms in spent.most_common()[SHOWN:]]
-    if rest:
+    shares: list[tuple[Cell, ...]] = [(name, ms, 100 * ms / whole) for name, ms in _most(kinds)]
+    most = _most(spent)
+    names: list[tuple[Cell, ...]] = [(name, ms, calls[name]) for name, ms in most[:SHOWN]]
+    if rest := most[SHOWN:]:
         total = sum(ms for _, ms in rest)
         names.append((f"{len(rest)} others", total, sum(calls[name] for name, _ in rest)))
     return [
         Table(f"{title}: instructions by kind", ("kind", "ms", "%"), shares),
         Table(f"{title}: instructions", ("instruction", "ms", "calls"), names),
     ]
+
+
+def _most(spent: Spent) -> list[tuple[str, float]]:
+    return sorted(spent.items(), key=lambda item: -item[1])

@@ -62,7 +62,7 @@ def _arm(
 
 METHODS = {"contrastive": "contrastive", "mvlm": "mvlm", "kl": "kl", "full": ""}
 BASELINES = ("clip", "siglip", "albef")
-TRAINED_LONG = ("contrastive", "kl", "clip", "siglip")  # for the time of the longest run of all levels
+TRAINED_LONG = ("contrastive", "kl", "clip", "siglip")  # for the time of all levels
 
 
 def _ladder(name: str) -> tuple[Arm, ...]:

@@ -36,6 +36,7 @@ from cots_jax.train.clock import Clock
 from cots_jax.train.cots import CotsTask
 from cots_jax.train.dropped import DroppedLog, NoDroppedLog
 from cots_jax.train.dvae import DvaeTask
+from cots_jax.train.large_pages import large_pages_advice
 from cots_jax.train.logging import MetricsLog, NoLog
 from cots_jax.train.mesh import make_mesh, place, place_rows, whole
 from cots_jax.train.mirror import Mirror, NoMirror
@@ -128,6 +129,8 @@ def _run(
         note_start(workdir, Start.now(start))
         if not start and config.task is Task.COTS:
             progress.note(text_lengths(task.table).words())
+        if advice := large_pages_advice():
+            progress.note(advice)
 
     # ------------------------------------------------------------ data: made after the restore
     if here.reweighed:

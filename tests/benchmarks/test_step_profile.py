@@ -35,9 +35,8 @@ def test_kinds_by_name(name: str, kind: str) -> None:
 
 
 def test_tables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    spent = profile.Spent({f"a{letter}_fusion": 2.0 for letter in "abcdefghijklmnopqrstuvwxyz"})
-    calls = profile.Spent(dict.fromkeys(spent, 1.0))
-    monkeypatch.setattr(profile, "profile", lambda _: (spent + profile.Spent(dot=8.0), calls))
+    spent = {f"a{letter}_fusion": 2.0 for letter in "abcdefghijklmnopqrstuvwxyz"} | {"dot": 8.0}
+    monkeypatch.setattr(profile, "profile", lambda _: (spent, dict.fromkeys(spent, 1.0)))
     kinds, names = profile.tables("Ours", lambda: None)
     assert [row[0] for row in kinds.rows] == [profile.ELSE, "products"]
     assert sum(row[1] for row in kinds.rows) == sum(row[1] for row in names.rows) == 60.0
