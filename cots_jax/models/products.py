@@ -24,7 +24,10 @@ def float32_dot(
     dimensions: Any,
     precision: jax.lax.Precision | None = None,
 ) -> Float[Array, "..."]:
-    """`lax.dot_general` of x's last axes with the kernel's first ones; no batch axes."""
+    """`lax.dot_general` of x's last axes with the kernel's first ones; in reverse mode only.
+
+    Raises ValueError for other axes.
+    """
     return _exact(x, kernel, _contracted(x, dimensions), precision)
 
 
@@ -66,13 +69,13 @@ _exact.defvjp(_forward, _backward, symbolic_zeros=True)
 def _is_whole_on_each_device() -> bool:
     """Whether kernels are: flattening one that is cut would move it between devices."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh.empty or mesh.size == mesh.shape["data"]
+    return mesh.empty or mesh.size == mesh.shape.get("data", 1)
 
 
 def bfloat16_operands_dot(
     x: Float[Array, "..."], kernel: Float[Array, "..."], dimensions: Any, **_: Any
 ) -> Float[Array, "..."]:
-    """A product of bf16 operands with a float32 result, in the backward pass too."""
+    """The same with bf16 operands and a float32 result, in the backward pass too."""
     count = _contracted(x, dimensions)
     inner = math.prod(kernel.shape[:count])
     product = _product(x.reshape(-1, inner), kernel.reshape(inner, -1))
