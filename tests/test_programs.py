@@ -284,7 +284,7 @@ class TestBadInput:
         assert "train" in said.line
 
 
-PROGRESS = ("tiny: from step", "texts: ", "step ", "first step after")
+PROGRESS = ("tiny: from step", "texts: ", "memory lies ", "step ", "first step after")
 
 FULL_DISK = """
 import resource
