@@ -14,9 +14,9 @@ from cots_jax.errors import UserError
 
 STEPS = 5
 SHOWN = 20  # rows; the rest is summed
-# XLA's fusions are named after what is in them, last first, so the first word that is found counts.
+# By a word in the name, in this order: XLA names a fusion after what is in it.
 KINDS = {
-    "products": ("dot", "ynn", "gemm", "cublas", "conv"),
+    "products": ("dot", "ynn", "gemm", "cublas", "convolution"),
     "loops over blocks": ("while", "dynamic"),
     "copies": ("copy", "transpose", "concatenate", "slice", "pad"),
 }
@@ -71,7 +71,7 @@ def kind_of(name: str) -> str:
 
 
 def tables(title: str, run: Callable[[], object]) -> list[Table]:
-    """The step's instructions by kind and by name. Threads add up: twice the time on two cores."""
+    """The step's instructions by kind and by name. Threads are added up, beyond the step's time."""
     spent, calls = profile(run)
     whole = sum(spent.values())
     kinds: Spent = collections.defaultdict(float)

@@ -33,14 +33,12 @@ def float32_dot(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _exact(x: Array, kernel: Array, count: int, precision: Any) -> Array:
-    axes = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
-    return jax.lax.dot_general(x, kernel, (axes, ((), ())), precision)
+    return _of_last_axes(x, kernel, count, precision)
 
 
 def _forward(x: Any, kernel: Any, count: int, precision: Any) -> tuple[Array, tuple[Any, Any]]:
     """With the kernel kept only where x has a gradient, which pixels have not."""
-    axes = tuple(range(x.value.ndim - count, x.value.ndim)), tuple(range(count))
-    product = jax.lax.dot_general(x.value, kernel.value, (axes, ((), ())), precision)
+    product = _of_last_axes(x.value, kernel.value, count, precision)
     return product, (x.value, kernel.value if x.perturbed else None)
 
 
@@ -61,6 +59,11 @@ def _backward(
     axes = tuple(range(rows)), tuple(range(rows))
     of_kernel = jax.lax.dot_general(x, g, (axes, ((), ())), precision)
     return of_x, of_kernel.reshape(shape)
+
+
+def _of_last_axes(x: Array, kernel: Array, count: int, precision: Any) -> Array:
+    axes = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
+    return jax.lax.dot_general(x, kernel, (axes, ((), ())), precision)
 
 
 _exact.defvjp(_forward, _backward, symbolic_zeros=True)

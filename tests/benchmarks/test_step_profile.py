@@ -25,6 +25,8 @@ def test_a_program_of_one_product_is_a_product_called_once_a_step() -> None:
     [
         ("ynn_fusion", "products"),
         ("dot_general", "products"),
+        ("convolution", "products"),
+        ("convert_bitcast_fusion", profile.ELSE),
         ("bitcast_dynamic-update-slice_fusion", "loops over blocks"),
         ("copy_bitcast_fusion", "copies"),
         ("add_divide_fusion", profile.ELSE),
