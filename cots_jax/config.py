@@ -165,12 +165,11 @@ def _check_frames(config: Config) -> None:
 
 
 def _check_shared(config: Config) -> None:
-    masked = config.method.masked
-    if masked.image_every != 1 or masked.text_every != 1 or config.augmentation.word_dropout:
+    if config.augmentation.word_dropout and config.method.masked.text_every == 1:
         raise UserError(
-            "config.method.masked.forward = shared has one pass for all rows: set "
-            "config.method.masked.image_every=1, .text_every=1 and "
-            "config.augmentation.word_dropout=0, or take forward=separate"
+            "config.method.masked.forward = shared hides words of every text, so that "
+            "config.augmentation.word_dropout would do nothing: set it to 0, or "
+            "config.method.masked.text_every to 2 or more, or take forward=separate"
         )
 
 

@@ -96,7 +96,7 @@ class MaskedConfig:
 
     image_ratio: float = 0.4
     text_ratio: float = 0.15
-    image_every: int = 1  # every how many-th row of the batch takes part in the masked image pass
+    image_every: int = 1  # every how many-th row of the batch has a masked picture
     text_every: int = 1
     text_unit: MaskedUnit = MaskedUnit.TOKEN
     forward: Forward = Forward.SEPARATE

@@ -78,8 +78,8 @@ class Gradient(enum.StrEnum):
 class Forward(enum.StrEnum):
     """Which pass of the towers the masked predictions read (O).
 
-    SEPARATE: a pass of their own over masked views. SHARED: the masked views are the only ones, and
-    every objective reads them.
+    SEPARATE: a pass of their own over masked views of some rows. SHARED: of these rows the masked
+    views are the only ones, and every objective reads them.
     """
 
     SEPARATE = "separate"

@@ -231,6 +231,12 @@ class TestArithmetic:
             build(batch=18, hardware__accumulate=2, **masked)
         build(batch=24, hardware__accumulate=2, **masked)
 
+    def test_a_shared_forward_that_hides_words_of_every_text_leaves_none_to_drop(self):
+        flags = {"method__masked__forward": "shared", "augmentation__word_dropout": 0.1}
+        with pytest.raises(UserError, match=r"text_every to 2 or more, or take forward=separate"):
+            build(**flags)
+        build(method__masked__text_every=2, **flags)
+
     def test_the_dvae_has_no_masked_rows(self):
         build(task="dvae", batch=5, method__masked__text_every=2)
 

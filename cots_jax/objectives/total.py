@@ -144,7 +144,8 @@ def token_losses(
     rows = Rows(tools.gather(image.joint), tools.gather(text.joint), views.group_id, views.row)
 
     def masked(tower: str, head: str, loss: Loss, own: Encoded, other: Encoded) -> _Wanted:
-        shared = own.tokens if model.masked.forward is Forward.SHARED else None
+        every = model.masked.image_every if tower == "image" else model.masked.text_every
+        shared = own.tokens[::every] if model.masked.forward is Forward.SHARED else None
         learned = _only(towers, tower), _only(heads, head)
         return _Wanted(
             functools.partial(loss, tools, views), *learned, shared, partner(model, other)
@@ -242,7 +243,7 @@ def _weighted(
 
 @dataclasses.dataclass(frozen=True)
 class _Inputs:
-    """What the towers' main pass sees: whole views, or with a shared forward the masked ones."""
+    """What the towers' main pass sees: whole views, or with a shared forward some masked ones."""
 
     image_mask: Bool[Array, "b n"] | None
     text: Int[Array, "b l"]
@@ -250,13 +251,21 @@ class _Inputs:
 
 def _inputs(tools: Tools, views: Views, weights: Terms) -> _Inputs:
     """A shared forward hides what an objective predicts while that objective has a weight."""
-    mask, text = None, views.text
-    if tools.model.masked.forward is Forward.SHARED:
+    mask, text, masked = None, views.text, tools.model.masked
+    if masked.forward is Forward.SHARED:
         if "mvm" in tools.active:
-            mask = views.image_mask & (weights.mvm > 0)
+            every, on = masked.image_every, weights.mvm > 0
+            mask = jnp.repeat(views.image_mask, every, axis=0) & _rows(text, every, on)
         if "mlm" in tools.active:
-            text = jnp.where(weights.mlm > 0, views.masked_text.text, text)
+            every, on = masked.text_every, weights.mlm > 0
+            hidden = jnp.repeat(views.masked_text.text, every, axis=0)
+            text = jnp.where(_rows(text, every, on), hidden, text)
     return _Inputs(mask, text)
+
+
+def _rows(text: Int[Array, "b l"], every: int, on: Any) -> Bool[Array, "b 1"]:
+    """Every how many-th row of the batch, or none."""
+    return ((jnp.arange(len(text)) % every == 0) & on)[:, None]
 
 
 def _instance(
@@ -301,10 +310,10 @@ def _mvm(
     views: Views,
     towers: Params,
     heads: Params,
-    tokens: Float[Array, "b n d"] | None,
+    tokens: Float[Array, "r n d"] | None,
     text: Float[Array, "b p"],
 ) -> Float[Array, ""]:
-    """tokens: of the main pass, where a shared forward has masked it. text: the partner."""
+    """tokens: of the main pass, where a shared forward masked these rows. text: the partner."""
     model, every = tools.model, tools.model.masked.image_every
     view = views.image[::every]
     ids = views.image_tokens if views.image_tokens is not None else tools.tokenize(view)
@@ -325,10 +334,10 @@ def _mlm(
     views: Views,
     towers: Params,
     heads: Params,
-    tokens: Float[Array, "b l d"] | None,
+    tokens: Float[Array, "r l d"] | None,
     image: Float[Array, "b p"],
 ) -> Float[Array, ""]:
-    """tokens: of the main pass, where a shared forward has masked it. image: the partner."""
+    """tokens: of the main pass, where a shared forward masked these rows. image: the partner."""
     model, masked = tools.model, views.masked_text
     every = model.masked.text_every
     if tokens is None:
