@@ -28,7 +28,7 @@ SHAPE = TwoStreamConfig(
 class ToyTwoStream(TwoStream):
     """The heads are the real ones; each tower is one layer that mixes its tokens."""
 
-    def encode_image(self, towers, image, mask=None):
+    def encode_image(self, towers, image, mask=None, positions=None):
         p = towers["image"]
         x = patches(image[:, 0], PATCH) @ p["embedding"]
         if mask is not None:
@@ -36,14 +36,25 @@ class ToyTwoStream(TwoStream):
         x = x + p["position_embedding"][None]
         x = jnp.tanh(x + x.mean(axis=1, keepdims=True))
         cls = x.mean(axis=1)
-        return Encoded(x, cls, unit(cls @ p["projection"]))
+        return Encoded(_at(x, positions), cls, unit(cls @ p["projection"]))
 
-    def encode_text(self, towers, text, length):
+    def encode_text(self, towers, text, length, positions=None):
         p = towers["text"]
         seen = (jnp.arange(text.shape[1])[None] < length[:, None])[:, :, None]
         x = jnp.where(seen, p["token_embedding"][text] + p["position_embedding"][None], 0)
         x = jnp.tanh(x + x.mean(axis=1, keepdims=True))
-        return Encoded(x, x[:, 0], unit(x[:, 0] @ p["projection"]))
+        return Encoded(_at(x, positions), x[:, 0], unit(x[:, 0] @ p["projection"]))
+
+
+def _at(x, positions):
+    if positions is None:
+        return x[:, :0]
+    return jnp.take_along_axis(x, positions[:, :, None], axis=1)
+
+
+def everywhere(rows, tokens):
+    """Positions that ask for the outputs at all tokens."""
+    return jnp.tile(jnp.arange(tokens), (rows, 1))
 
 
 def toy_model(masked=None, heads=("mvm", "mlm")) -> ToyTwoStream:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from benchmarks.step.ours import MOMENTUM, RATE, Ours
-from cots_jax.data.masking import MaskedText, mask_text
+from cots_jax.data.masking import MaskedText, mask_text, masked_positions
 from cots_jax.data.transforms import augment, normalise
 from cots_jax.models.image_tokens import picture_ids
 from cots_jax.models.two_stream import TwoStream
@@ -153,7 +153,8 @@ def _masked_image(mine: Ours) -> Part:
     model, every = mine.bare.model, mine.bare.model.masked.image_every
 
     def loss(towers: Any, image: Array, mask: Array) -> Array:
-        return jnp.sum(model.encode_image(towers, image, mask).tokens)
+        positions = masked_positions(mask, masked_patches(model))
+        return jnp.sum(model.encode_image(towers, image, mask, positions).tokens)
 
     batch = mine.batch
     return _gradient(
@@ -173,10 +174,11 @@ def _masked_text(mine: Ours) -> Part:
     model, hidden = mine.bare.model, _hidden(mine)
     length = mine.batch.text_length[:: model.masked.text_every]
 
-    def loss(towers: Any, text: Array, length: Array) -> Array:
-        return jnp.sum(model.encode_text(towers, text, length).tokens)
+    def loss(towers: Any, text: Array, length: Array, positions: Array) -> Array:
+        return jnp.sum(model.encode_text(towers, text, length, positions).tokens)
 
-    return _gradient(loss, mine.state.params["towers"], hidden.text, length)
+    towers = mine.state.params["towers"]
+    return _gradient(loss, towers, hidden.text, length, hidden.positions)
 
 
 def _codes(mine: Ours) -> Part:

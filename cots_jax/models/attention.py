@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import flash_attention as tpu
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from cots_jax.axes import ROWS
 
@@ -23,6 +23,7 @@ LANES = 128  # of a TPU: the kernel takes lengths that it divides
 LONGEST_BLOCK = 1024  # tokens whose scores lie in a TPU's vector memory at once (own choice)
 
 Heads = Float[Array, "b n h c"]
+Queries = Float[Array, "b m h c"]
 Bias = Float[Array, "b 1 1 n"]
 
 
@@ -35,9 +36,18 @@ class Rule:
 
 
 def written_out(
-    q: Heads, k: Heads, v: Heads, bias: Bias | None, relative: Array | None, rule: Rule
-) -> Heads:
-    """Softmax in float32 over logits with both biases; `relative` is [1, h, n, n]."""
+    q: Queries,
+    k: Heads,
+    v: Heads,
+    bias: Bias | None,
+    relative: Float[Array, "#b h m n"] | None,
+    rule: Rule,
+    places: Int[Array, "#b m"] | None = None,
+) -> Queries:
+    """Softmax in float32 over logits with both biases.
+
+    places: of the queries among the keys; None: they are the same tokens.
+    """
     # Logits in the hundreds would lose their units to bf16's 8 bits.
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum(
@@ -52,8 +62,9 @@ def written_out(
     if relative is not None:
         logits = logits + relative
     if rule.causal:
-        n = q.shape[1]
-        seen = jnp.tril(jnp.ones((n, n), bool))[None, None]
+        keys = jnp.arange(k.shape[1])[None]
+        queries = keys if places is None else places
+        seen = keys[None, None] <= queries[:, None, :, None]
         logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bhqk,bkhc->bqhc", weights, v, precision=rule.exact)

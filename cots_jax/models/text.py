@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from cots_jax.models.outputs import with_first
 from cots_jax.models.transformer import (
     Norm,
     Transformer,
@@ -44,8 +45,16 @@ class TextTower(nn.Module):
     config: TextConfig
 
     @nn.compact
-    def __call__(self, text: Int[Array, "b l"], length: Int[Array, "b"]) -> Encoded:
-        """`length` counts the tokens before the padding; padding is never attended to."""
+    def __call__(
+        self,
+        text: Int[Array, "b l"],
+        length: Int[Array, "b"],
+        positions: Int[Array, "b m"] | None = None,
+    ) -> Encoded:
+        """`length` counts the tokens before the padding; padding is never attended to.
+
+        positions: of the tokens whose outputs are wanted (None: of none).
+        """
         config, width = self.config, self.config.transformer.width
         l = text.shape[1]
         normal = embedding_init(config.transformer)
@@ -60,15 +69,16 @@ class TextTower(nn.Module):
         seen = jnp.arange(l)[None] < length[:, None]
         # A finite bias: a row without any token (padding of the batch) must not give NaN.
         bias = jnp.where(seen, 0.0, -1e9)[:, None, None, :]
-        x = Transformer(config.transformer, name="transformer")(x, bias)
+        wanted = with_first(positions)
+        if config.pooling is Pooling.LAST:
+            last = jnp.maximum(length - 1, 0)[:, None]
+            wanted = last if positions is None else jnp.concatenate([last, positions], axis=1)
+        x = Transformer(config.transformer, name="transformer")(x, bias, wanted)
         if config.transformer.norm is Norm.PRE:
             x = layer_norm(config.transformer.epsilon, "final_norm")(x)
         cls = x[:, 0]
-        if config.pooling is Pooling.LAST:
-            last = jnp.maximum(length - 1, 0)
-            cls = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         std = config.transformer.init_std
         joint = linear(
             config.embed_dim, config.transformer.precision, init_std=std, name="projection"
         )(cls)
-        return Encoded(x, cls, unit(joint))
+        return Encoded(x[:, 1:], cls, unit(joint))

@@ -8,6 +8,7 @@ Parameters are stacked [layers, …]; scanning or unrolling the stack changes no
 
 import dataclasses
 import enum
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from cots_jax.models.apply import apply
 from cots_jax.models.attention import Rule, fused, written_out
+from cots_jax.models.outputs import Wanted, outputs_at, places, split_last
 from cots_jax.models.products import bfloat16_operands_dot, float32_dot
 from cots_jax.switches import AttentionForm, Precision, Remat, Switch
 
@@ -141,8 +144,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], bias: Float[Array, "b 1 1 n"] | None
-    ) -> Float[Array, "b n d"]:
+        self,
+        x: Float[Array, "b n d"],
+        bias: Float[Array, "b 1 1 n"] | None,
+        wanted: Wanted | None,
+    ) -> Float[Array, "b m d"]:
         """`bias` is added to the logits: 0 where a key may be seen, very negative elsewhere."""
         config = self.config
         head = config.width // config.heads
@@ -151,13 +157,17 @@ class Attention(nn.Module):
         )(x)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         rule = Rule(exactness(config.precision), config.span is Span.CAUSAL)
-        if config.relative_bias_side is not None:
-            relative = self._relative_bias(config.relative_bias_side)[None]
-            mixed = written_out(q, k, v, bias, relative, rule)
-        elif config.attention is AttentionForm.FUSED and config.precision is Precision.BFLOAT16:
-            mixed = fused(q, k, v, bias, rule)
+        at = places(wanted, x.shape[1])
+        kernel = config.attention is AttentionForm.FUSED and config.precision is Precision.BFLOAT16
+        if kernel and config.relative_bias_side is None and at.shape[1] > 1:
+            # Its queries are as many as its keys, and the scores of many would fill the memory.
+            mixed = outputs_at(fused(q, k, v, bias, rule), wanted)
         else:
-            mixed = written_out(q, k, v, bias, None, rule)
+            relative = None
+            if config.relative_bias_side is not None:
+                table = self._relative_bias(config.relative_bias_side)
+                relative = jnp.moveaxis(table[:, at], 0, 1)
+            mixed = written_out(outputs_at(q, wanted), k, v, bias, relative, rule, at)
         out = linear(
             config.width, config.precision, axis=(-2, -1), init_std=config.init_std, name="out"
         )
@@ -176,17 +186,20 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], bias: Float[Array, "b 1 1 n"] | None
-    ) -> tuple[Float[Array, "b n d"], None]:
-        """Returns (output, None): the pair that `nn.scan` asks for."""
+        self,
+        x: Float[Array, "b n d"],
+        bias: Float[Array, "b 1 1 n"] | None,
+        wanted: Wanted | None = None,
+    ) -> tuple[Float[Array, "b m d"], None]:
+        """Outputs at these tokens, or at all, and None: the pair that `nn.scan` asks for."""
         config = self.config
         norms = [layer_norm(config.epsilon, name) for name in ("attention_norm", "mlp_norm")]
-        branches = [lambda y: Attention(config, name="attention")(y, bias), self._mlp]
+        branches = [lambda y: Attention(config, name="attention")(y, bias, wanted), self._mlp]
         for norm, branch, scale in zip(norms, branches, ("attention_scale", "mlp_scale")):
-            if config.norm is Norm.PRE:
-                x = x + self._scaled(scale, branch(norm(x)))
-            else:
-                x = norm(x + self._scaled(scale, branch(x)))
+            mixed = self._scaled(scale, branch(norm(x) if config.norm is Norm.PRE else x))
+            # After attention there are but the tokens that are wanted.
+            kept = outputs_at(x, wanted) if scale == "attention_scale" else x
+            x = kept + mixed if config.norm is Norm.PRE else norm(kept + mixed)
         return x, None
 
     def _mlp(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -210,9 +223,14 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], bias: Float[Array, "b 1 1 n"] | None = None
-    ) -> Float[Array, "b n d"]:
-        """Runs all blocks."""
+        self,
+        x: Float[Array, "b n d"],
+        bias: Float[Array, "b 1 1 n"] | None = None,
+        wanted: Wanted | None = None,
+    ) -> Float[Array, "b m d"]:
+        """Runs all blocks; outputs at these tokens, or at all."""
+        if wanted is not None and not self.is_initializing():
+            return self._last_where_wanted(x, bias, wanted)
         config = self.config
         stack = nn.scan(
             _recomputed(config.remat),
@@ -223,6 +241,24 @@ class Transformer(nn.Module):
             unroll=1 if config.scan is Switch.ON else config.layers,
         )
         x, _ = stack(config, name="blocks")(x, bias)
+        return outputs_at(x, wanted)
+
+    def _last_where_wanted(
+        self, x: Float[Array, "b n d"], bias: Float[Array, "b 1 1 n"] | None, wanted: Wanted
+    ) -> Float[Array, "b m d"]:
+        """The last block is run by itself, on what is wanted of it."""
+        config = self.config
+        first, last = split_last(self.get_variable("params", "blocks"))
+        blocks = _recomputed(config.remat)(config, parent=None)
+
+        def one(x: Array, params: Any) -> tuple[Array, None]:
+            return apply(blocks, params, x, bias)
+
+        if config.layers > 1:
+            unroll = 1 if config.scan is Switch.ON else config.layers - 1
+            x, _ = jax.lax.scan(one, x, first, unroll=unroll)
+        # Its backward pass follows at once, so that computing it again would save no memory.
+        x, _ = apply(Block(config, parent=None), last, x, bias, wanted)
         return x
 
 

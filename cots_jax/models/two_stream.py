@@ -165,15 +165,23 @@ class TwoStream:
         towers: Params,
         image: Float[Array, "b t s s 3"],
         mask: Bool[Array, "b n"] | None = None,
+        positions: Int[Array, "b m"] | None = None,
     ) -> Encoded:
-        """The image tower; the joint feature is what retrieval uses."""
-        return apply(ImageTower(self.config.vision), towers["image"], image, mask)
+        """The image tower; the joint feature is what retrieval uses.
+
+        Its outputs at patches are those at `positions`: without them none are computed.
+        """
+        return apply(ImageTower(self.config.vision), towers["image"], image, mask, positions)
 
     def encode_text(
-        self, towers: Params, text: Int[Array, "b l"], length: Int[Array, "b"]
+        self,
+        towers: Params,
+        text: Int[Array, "b l"],
+        length: Int[Array, "b"],
+        positions: Int[Array, "b m"] | None = None,
     ) -> Encoded:
-        """The text tower; the joint feature is what retrieval uses."""
-        return apply(TextTower(self.config.text), towers["text"], text, length)
+        """The text tower; the joint feature is what retrieval uses. `positions`: as above."""
+        return apply(TextTower(self.config.text), towers["text"], text, length, positions)
 
     def predict_codes(
         self, heads: Params, hidden: Float[Array, "b m d"], partner: Float[Array, "b p"]

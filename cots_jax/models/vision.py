@@ -9,8 +9,9 @@ import dataclasses
 import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from cots_jax.models.outputs import with_first
 from cots_jax.models.transformer import (
     Norm,
     Transformer,
@@ -48,9 +49,9 @@ class VisionConfig:
 
 @flax.struct.dataclass
 class Encoded:
-    """What a tower gives: outputs at its tokens, at [CLS], and the unit vector for search."""
+    """What a tower gives: outputs where asked for, at [CLS], and the unit vector for search."""
 
-    tokens: Float[Array, "b n d"]
+    tokens: Float[Array, "b m d"]
     cls: Float[Array, "b d"]
     joint: Float[Array, "b e"]
 
@@ -80,9 +81,14 @@ class ImageTower(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Float[Array, "b t s s 3"], mask: Bool[Array, "b n"] | None = None
+        self,
+        image: Float[Array, "b t s s 3"],
+        mask: Bool[Array, "b n"] | None = None,
+        positions: Int[Array, "b m"] | None = None,
     ) -> Encoded:
-        """`mask` marks patches that are replaced by the mask embedding (t = 1 only)."""
+        """t = 1 only: `mask` marks patches that are replaced by the mask embedding; `positions` are
+        the patches whose outputs are wanted (None: of none).
+        """
         config, width = self.config, self.config.transformer.width
         b, t = image.shape[:2]
         x = patches(image.reshape(b * t, *image.shape[2:]), config.patch)
@@ -98,10 +104,12 @@ class ImageTower(nn.Module):
         x = x + position[None].astype(x.dtype)
         if config.embedding_norm:
             x = layer_norm(config.transformer.epsilon, "embedding_norm")(x)
-        x = Transformer(config.transformer, name="transformer")(x)
+        wanted = with_first(None if positions is None else positions + 1)
+        x = Transformer(config.transformer, name="transformer")(x, None, wanted)
         if config.transformer.norm is Norm.PRE:
             x = layer_norm(config.transformer.epsilon, "final_norm")(x)
-        x = x.reshape(b, t, config.tokens + 1, width)
+        m = x.shape[1] - 1
+        x = x.reshape(b, t, 1 + m, width)
         cls = jnp.mean(x[:, :, 0], axis=1)
         projection = linear(
             config.embed_dim, config.transformer.precision, init_std=std, name="projection"
@@ -110,4 +118,4 @@ class ImageTower(nn.Module):
             joint = unit(jnp.mean(unit(projection(x[:, :, 0])), axis=1))
         else:
             joint = unit(projection(cls))
-        return Encoded(x[:, :, 1:].reshape(b, t * config.tokens, width), cls, joint)
+        return Encoded(x[:, :, 1:].reshape(b, t * m, width), cls, joint)

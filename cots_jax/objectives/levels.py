@@ -19,7 +19,7 @@ from cots_jax.batch import Batch
 from cots_jax.data.masking import TextMasking, mask_text, masked_positions
 from cots_jax.data.transforms import normalise
 from cots_jax.models.two_stream import Params, TwoStream
-from cots_jax.objectives.masked import cross_entropy, gather_positions
+from cots_jax.objectives.masked import cross_entropy
 from cots_jax.objectives.total import masked_patches, partner
 
 
@@ -51,8 +51,7 @@ def word_level(
         keys = jax.random.split(key, batch.weight.shape[0])
         ratio = model.masked.text_ratio
         masked = mask_text(keys, batch.text, batch.text_length, ratio=ratio, masking=masking)
-        seen = model.encode_text(towers, masked.text, batch.text_length)
-        hidden = gather_positions(seen.tokens, masked.positions)
+        hidden = model.encode_text(towers, masked.text, batch.text_length, masked.positions).tokens
         image = partner(model, model.encode_image(towers, _view(model, batch)))
         both = [
             cross_entropy(model.predict_words(heads, towers, hidden, p), masked.targets)
@@ -80,8 +79,7 @@ def code_level(
     def losses(towers: Params, heads: Params, batch: Batch) -> tuple[Array, ...]:
         image = _view(model, batch)
         positions = masked_positions(batch.image_mask, masked_patches(model))
-        seen = model.encode_image(towers, image, batch.image_mask)
-        hidden = gather_positions(seen.tokens, positions)
+        hidden = model.encode_image(towers, image, batch.image_mask, positions).tokens
         text = partner(model, model.encode_text(towers, batch.text, batch.text_length))
         ids = batch.image_tokens if batch.image_tokens is not None else tokenize(batch.image)
         targets = jnp.take_along_axis(ids, positions, axis=1)

@@ -8,13 +8,6 @@ from jaxtyping import Array, Float, Int
 from cots_jax.objectives.sums import Sum, weighted_sum
 
 
-def gather_positions(
-    tokens: Float[Array, "b n d"], positions: Int[Array, "b m"]
-) -> Float[Array, "b m d"]:
-    """The tower's outputs at the masked positions; the heads never see the others."""
-    return jnp.take_along_axis(tokens, positions[:, :, None], axis=1)
-
-
 def cross_entropy(logits: Float[Array, "b m v"], targets: Int[Array, "b m"]) -> Float[Array, "b m"]:
     """Nats at each position."""
     chosen = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[:, :, 0]

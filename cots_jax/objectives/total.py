@@ -22,7 +22,7 @@ from cots_jax.models.two_stream import Params, TwoStream
 from cots_jax.models.vision import Encoded
 from cots_jax.objectives.alignment import alignment_loss
 from cots_jax.objectives.contrastive import Rows, info_nce, reduce_rows
-from cots_jax.objectives.masked import gather_positions, masked_loss
+from cots_jax.objectives.masked import masked_loss
 from cots_jax.objectives.paused import Loss, loss_while
 from cots_jax.objectives.queue import Columns
 from cots_jax.objectives.sigmoid import NAME as SIGMOID_BIAS
@@ -139,8 +139,8 @@ def token_losses(
     """Encodes some pairs of the batch; the masked objectives on them."""
     towers, heads, model = params["towers"], params["heads"], tools.model
     inputs = _inputs(tools, views, weights)
-    image = model.encode_image(towers, views.image, inputs.image_mask)
-    text = model.encode_text(towers, inputs.text, views.text_length)
+    image = model.encode_image(towers, views.image, inputs.image_mask, inputs.patches)
+    text = model.encode_text(towers, inputs.text, views.text_length, inputs.words)
     rows = Rows(tools.gather(image.joint), tools.gather(text.joint), views.group_id, views.row)
 
     def masked(tower: str, head: str, loss: Loss, own: Encoded, other: Encoded) -> _Wanted:
@@ -247,20 +247,33 @@ class _Inputs:
 
     image_mask: Bool[Array, "b n"] | None
     text: Int[Array, "b l"]
+    patches: Int[Array, "b m"] | None = None  # whose outputs are wanted
+    words: Int[Array, "b w"] | None = None
 
 
 def _inputs(tools: Tools, views: Views, weights: Terms) -> _Inputs:
     """A shared forward hides what an objective predicts while that objective has a weight."""
-    mask, text, masked = None, views.text, tools.model.masked
+    text, masked, inputs = views.text, tools.model.masked, _Inputs(None, views.text)
     if masked.forward is Forward.SHARED:
         if "mvm" in tools.active:
             every, on = masked.image_every, weights.mvm > 0
             mask = jnp.repeat(views.image_mask, every, axis=0) & _rows(text, every, on)
+            patches = jnp.repeat(_hidden_patches(tools.model, views), every, axis=0)
+            inputs = dataclasses.replace(inputs, image_mask=mask, patches=patches)
         if "mlm" in tools.active:
             every, on = masked.text_every, weights.mlm > 0
             hidden = jnp.repeat(views.masked_text.text, every, axis=0)
             text = jnp.where(_rows(text, every, on), hidden, text)
-    return _Inputs(mask, text)
+            words = jnp.repeat(views.masked_text.positions, every, axis=0)
+            inputs = dataclasses.replace(inputs, text=text, words=words)
+    return inputs
+
+
+def _hidden_patches(model: TwoStream, views: Views) -> Int[Array, "r m"]:
+    """Where the masked patches are."""
+    positions = masked_positions(views.image_mask, masked_patches(model))
+    # A padded row hides no patch; reading beyond the last one would give NaN gradients.
+    return jnp.minimum(positions, views.image_mask.shape[1] - 1)
 
 
 def _rows(text: Int[Array, "b l"], every: int, on: Any) -> Bool[Array, "b 1"]:
@@ -310,19 +323,16 @@ def _mvm(
     views: Views,
     towers: Params,
     heads: Params,
-    tokens: Float[Array, "r n d"] | None,
+    hidden: Float[Array, "r m d"] | None,
     text: Float[Array, "b p"],
 ) -> Float[Array, ""]:
-    """tokens: of the main pass, where a shared forward masked these rows. text: the partner."""
+    """hidden: outputs of the main pass, with a shared forward. text: the partner."""
     model, every = tools.model, tools.model.masked.image_every
     view = views.image[::every]
     ids = views.image_tokens if views.image_tokens is not None else tools.tokenize(view)
-    positions = masked_positions(views.image_mask, masked_patches(model))
-    # A padded row hides no patch; reading beyond the last one would give NaN gradients.
-    positions = jnp.minimum(positions, views.image_mask.shape[1] - 1)
-    if tokens is None:
-        tokens = model.encode_image(towers, view, views.image_mask).tokens
-    hidden = gather_positions(tokens, positions)
+    positions = _hidden_patches(model, views)
+    if hidden is None:
+        hidden = model.encode_image(towers, view, views.image_mask, positions).tokens
     logits = model.predict_codes(heads, hidden, text[::every])
     targets = jnp.take_along_axis(ids, positions, axis=1)
     weight = jnp.broadcast_to(views.weight[::every, None], targets.shape)
@@ -334,15 +344,15 @@ def _mlm(
     views: Views,
     towers: Params,
     heads: Params,
-    tokens: Float[Array, "r l d"] | None,
+    hidden: Float[Array, "r m d"] | None,
     image: Float[Array, "b p"],
 ) -> Float[Array, ""]:
-    """tokens: of the main pass, where a shared forward masked these rows. image: the partner."""
+    """hidden: outputs of the main pass, with a shared forward. image: the partner."""
     model, masked = tools.model, views.masked_text
     every = model.masked.text_every
-    if tokens is None:
-        tokens = model.encode_text(towers, masked.text, views.text_length[::every]).tokens
-    hidden = gather_positions(tokens, masked.positions)
+    if hidden is None:
+        length = views.text_length[::every]
+        hidden = model.encode_text(towers, masked.text, length, masked.positions).tokens
     logits = model.predict_words(heads, towers, hidden, image[::every])
     weight = masked.weight * views.weight[::every, None]
     return masked_loss(logits, masked.targets, weight).total

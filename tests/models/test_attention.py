@@ -2,6 +2,7 @@
 """Fused attention against attention that is written out, values and gradients."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +122,25 @@ def test_only_bfloat16_is_fused(precision: Precision):
     with jax.sharding.use_abstract_mesh(ONE_DEVICE):
         program = str(jax.make_jaxpr(stack.apply)(params, x))
     assert ("shard_map" in program) is (precision is Precision.BFLOAT16)
+
+
+@pytest.mark.parametrize(("m", "is_fused"), [(1, False), (3, True)])
+def test_outputs_at_some_tokens_are_taken_from_the_kernel_where_there_are_many(m, *, is_fused):
+    """Of one token a row the scores are small; a kernel would work out those of all."""
+    stack = TransformerConfig(layers=1, width=32, heads=2, mlp=64, precision=Precision.BFLOAT16)
+    fast = dataclasses.replace(stack, attention=AttentionForm.FUSED)
+    x, bias = jnp.ones((2, 5, 32)), hidden(5, (5, 3))
+    params, wanted = (
+        Transformer(stack).init(jax.random.key(0), x),
+        jnp.array([[4, 0, 0], [1, 2, 0]]),
+    )
+    with jax.sharding.use_abstract_mesh(ONE_DEVICE):
+        call = functools.partial(Transformer(fast).apply, params)
+        program = str(jax.make_jaxpr(call)(x, bias, wanted[:, :m]))
+        found = jax.jit(call)(x, bias, wanted[:, :m])
+    assert ("shard_map" in program) is is_fused
+    plain = jax.jit(Transformer(stack).apply)(params, x, bias, wanted[:, :m])
+    np.testing.assert_array_equal(found, plain)
 
 
 def test_a_beits_relative_bias_is_written_out():

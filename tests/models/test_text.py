@@ -41,7 +41,8 @@ def params(config):
 @functools.cache
 def compiled(config):
     def call(params, text, length):
-        return TextTower(config).apply({"params": params}, text, length)
+        tokens = jnp.tile(jnp.arange(text.shape[1]), (len(text), 1))
+        return TextTower(config).apply({"params": params}, text, length, tokens)
 
     return quick.jit(call)
 
@@ -89,6 +90,20 @@ def test_pooling():
         last = clip.tokens[row, LENGTH[row] - 1]
         np.testing.assert_allclose(clip.cls[row], last, rtol=1e-12)
     np.testing.assert_allclose(np.linalg.norm(bert.joint, axis=1), 1, rtol=1e-10)
+
+
+@pytest.mark.parametrize("positions", [np.array([[4, 0]] * 4), None], ids=["some", "none"])
+@pytest.mark.parametrize("config", [BERT, CLIP], ids=["bert", "clip"])
+def test_outputs_at_tokens_are_those_that_were_asked_for(config, positions):
+    def call(params, text):
+        asked = None if positions is None else jnp.asarray(positions)
+        return TextTower(config).apply({"params": params}, text, jnp.asarray(LENGTH), asked)
+
+    found, whole = quick.jit(call)(params(config), texts()), encode(config, texts())
+    wanted = np.zeros((4, 0), int) if positions is None else positions
+    chosen = np.take_along_axis(np.asarray(whole.tokens), wanted[:, :, None], axis=1)
+    for one, other in ((found.tokens, chosen), (found.cls, whole.cls), (found.joint, whole.joint)):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13)
 
 
 def test_a_causal_text_does_not_see_ahead():

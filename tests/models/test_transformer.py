@@ -13,6 +13,7 @@ import pytest
 import quick
 from jax.extend.core import jaxprs_in_params
 
+from cots_jax.models.outputs import FIRST, outputs_at, split_last
 from cots_jax.models.transformer import (
     Activation,
     Norm,
@@ -163,6 +164,92 @@ def test_scanning_and_recomputing_change_neither_names_nor_results():
         config = dataclasses.replace(SMALL, **change)
         assert jax.tree.structure(random_params(config)) == jax.tree.structure(params)
         np.testing.assert_allclose(compiled(config)(params, x, bias), before, rtol=1e-12)
+
+
+WANTED = {
+    "the first": FIRST,
+    "one of each row": np.array([[3], [0]]),
+    "some, one of them twice": np.array([[4, 1, 1], [0, 2, 3]]),
+}
+
+
+def with_gradients(config, params, x, bias, weight, *, wanted, inside):
+    """Outputs at these tokens, left out of the last block or taken after it, and gradients."""
+
+    def call(params, x):
+        stack = Transformer(config)
+        found = stack.apply({"params": params}, x, bias, wanted if inside else None)
+        return found if inside else outputs_at(found, wanted)
+
+    outputs, back = jax.vjp(call, params, x)
+    return outputs, *back(weight[:, : outputs.shape[1]])
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("wanted", WANTED.values(), ids=WANTED)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_outputs_that_are_not_wanted_change_nothing(name, wanted, layers):
+    """Against whole blocks, whose outputs are thrown away afterwards: values and gradients."""
+    scan = Switch.ON if name in ("bert", "beit") else Switch.OFF
+    config = dataclasses.replace(SMALL, layers=layers, scan=scan, **OPTIONS[name])
+    params = random_params(config)
+    x, bias = inputs()
+    weight = np.random.default_rng(2).normal(size=x.shape)
+    if not isinstance(wanted, slice):
+        wanted = jnp.asarray(wanted)
+
+    def run(inside):
+        call = quick.jit(lambda *of: with_gradients(config, *of, wanted=wanted, inside=inside))
+        return call(params, x, bias, weight)
+
+    found, whole = run(inside=True), run(inside=False)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("remat", list(Remat))
+@pytest.mark.parametrize("scan", list(Switch))
+def test_the_last_block_is_run_by_itself_and_never_recomputed(scan, remat):
+    config = dataclasses.replace(SMALL, layers=3, scan=scan, remat=remat)
+    x, bias = map(jnp.asarray, inputs())
+    stack = Transformer(config)
+    jaxpr = jax.make_jaxpr(lambda params: stack.apply({"params": params}, x, bias, FIRST))
+    found = list(oracles.equations(jaxpr(random_params(config)).jaxpr))
+    (scanned,) = (e for e in found if e.primitive.name == "scan")
+    assert scanned.params["length"] == 2
+    assert scanned.params["unroll"] == (1 if scan is Switch.ON else 2)
+    recomputed = [e for e in found if e.primitive.name.startswith("remat")]
+    assert len(recomputed) == (remat is not Remat.OFF)
+
+
+def test_products_of_the_last_block_are_of_what_is_wanted():
+    """Keys and values of all tokens; the MLP of one."""
+    config = dataclasses.replace(SMALL, layers=1)
+    x, bias = map(jnp.asarray, inputs())
+    stack = Transformer(config)
+    jaxpr = jax.make_jaxpr(lambda params: stack.apply({"params": params}, x, bias, FIRST))
+    found = oracles.equations(jaxpr(random_params(config)).jaxpr)
+    shapes = [e.outvars[0].aval.shape for e in found if e.primitive.name == "dot_general"]
+    rows = [math.prod(shape) // config.mlp for shape in shapes if shape[-1] == config.mlp]
+    assert rows == [b]
+
+
+def test_a_stack_that_is_cut_has_the_gradients_of_slices():
+    stack = {"kernel": np.arange(12.0).reshape(3, 4), "bias": np.arange(3.0)}
+    weight = jax.tree.map(np.cos, stack)
+
+    def loss(stack, cut):
+        parts = cut(stack)
+        scales = cut(weight)
+        pieces = zip(jax.tree.leaves(parts), jax.tree.leaves(scales), strict=True)
+        return sum(jnp.sum(one**2 * other) for one, other in pieces)
+
+    def slices(stack):
+        return [jax.tree.map(lambda leaf, at=at: leaf[at], stack) for at in (slice(2), 2)]
+
+    found, wanted = (jax.grad(loss)(stack, cut) for cut in (split_last, slices))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("remat", list(Remat))

@@ -11,6 +11,7 @@ import numpy as np
 import oracles
 import pytest
 import quick
+import toy_model
 
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import SIZES, TwoStream, model_size
@@ -162,10 +163,11 @@ def predictions():
     @quick.jit
     def predict(params, image, mask, text, shown, length):
         towers, heads = params["towers"], params["heads"]
-        seen = model.encode_image(towers, image, mask).tokens
+        patches = toy_model.everywhere(*mask.shape)
+        seen = model.encode_image(towers, image, mask, patches).tokens
         partner = model.encode_text(towers, text, length).cls
         codes = model.predict_codes(heads, seen, partner)
-        read = model.encode_text(towers, shown, length).tokens
+        read = model.encode_text(towers, shown, length, toy_model.everywhere(*shown.shape)).tokens
         partner = model.encode_image(towers, image).cls
         return codes, model.predict_words(heads, towers, read, partner)
 

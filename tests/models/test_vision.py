@@ -17,6 +17,7 @@ from cots_jax.switches import FrameMean
 STACK = TransformerConfig(layers=1, width=8, heads=2, mlp=16)
 CONFIG = VisionConfig(image_size=12, patch=4, transformer=STACK, embed_dim=6)
 n = 9
+PATCHES = jnp.tile(jnp.arange(n), (2, 1))
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,8 @@ def params():
 @functools.cache
 def compiled(masked):
     def call(params, image, mask=None):
-        return ImageTower(CONFIG).apply({"params": params}, image, mask if masked else None)
+        hidden = mask if masked else None
+        return ImageTower(CONFIG).apply({"params": params}, image, hidden, PATCHES)
 
     return quick.jit(call)
 
@@ -77,6 +79,18 @@ def test_the_parameters_are_those_of_a_published_vit_and_a_mask_embedding():
     names = {"patch_embedding", "cls", "position_embedding", "transformer", "final_norm"}
     assert set(params()) == names | {"mask_embedding", "projection"}
     assert params()["position_embedding"].shape == (n + 1, 8)
+
+
+@pytest.mark.parametrize("positions", [np.array([[8, 0], [3, 3]]), None], ids=["some", "none"])
+def test_outputs_at_patches_are_those_that_were_asked_for(positions):
+    def call(params, image):
+        asked = None if positions is None else jnp.asarray(positions)
+        return ImageTower(CONFIG).apply({"params": params}, image, None, asked)
+
+    found, whole = quick.jit(call)(params(), pictures()), encode(pictures())
+    wanted = np.zeros((2, 0), int) if positions is None else positions
+    chosen = np.take_along_axis(np.asarray(whole.tokens), wanted[:, :, None], axis=1)
+    assert_equal(found, whole.replace(tokens=chosen))
 
 
 def mask_of(*hidden):
@@ -124,7 +138,7 @@ def test_frames_are_averaged(where):
     frames = [encode(film[:, frame : frame + 1]) for frame in range(3)]
     cls = np.mean([frame.cls for frame in frames], axis=0)
     np.testing.assert_allclose(found.cls, cls, rtol=1e-10)
-    assert found.tokens.shape == (2, 3 * n, 8)
+    assert found.tokens.shape == (2, 0, 8)
     if where is FrameMean.JOINT:
         mean = np.mean([frame.joint for frame in frames], axis=0)
     else:

@@ -25,14 +25,16 @@ MASKING = TextMasking(4, toy_model.WORDS, toy_model.SPECIAL)
 class Informed(toy_model.ToyTwoStream):
     """Each pair has one code and one word all over; the partner's feature names it, 4 nats sure."""
 
-    def encode_image(self, towers, image, mask=None):
-        return self._encoded(image[:, 0, 0, 0, 0], image.shape[0], 16)
+    def encode_image(self, towers, image, mask=None, positions=None):
+        return self._encoded(image[:, 0, 0, 0, 0], positions)
 
-    def encode_text(self, towers, text, length):
-        return self._encoded(text[:, 1] - 5, text.shape[0], text.shape[1])
+    def encode_text(self, towers, text, length, positions=None):
+        return self._encoded(text[:, 1] - 5, positions)
 
-    def _encoded(self, kind, rows, tokens):
-        blank = jnp.zeros((rows, tokens, toy_model.WIDTH))
+    def _encoded(self, kind, positions):
+        rows = len(kind)
+        wanted = 0 if positions is None else positions.shape[1]
+        blank = jnp.zeros((rows, wanted, toy_model.WIDTH))
         feature = jnp.round(kind.astype(jnp.float32))[:, None]
         return Encoded(blank, jnp.broadcast_to(feature, (rows, 2)), jnp.zeros((rows, 2)))
 
@@ -82,8 +84,8 @@ def the_batches(kinds=(0, 1, 2, 3, 4, 5)):
 class Pictured(Informed):
     """Reads the kind of a picture from its grey value, which the view has normalised."""
 
-    def encode_image(self, towers, image, mask=None):
-        return super().encode_image(towers, (image + 1) * 127.5, mask)
+    def encode_image(self, towers, image, mask=None, positions=None):
+        return super().encode_image(towers, (image + 1) * 127.5, mask, positions)
 
 
 def tokenize(image):

@@ -7,7 +7,7 @@ import numpy as np
 import oracles
 import pytest
 
-from cots_jax.objectives.masked import cross_entropy, gather_positions, masked_loss
+from cots_jax.objectives.masked import cross_entropy, masked_loss
 
 b, m, v, n, d = 3, 4, 6, 5, 2
 
@@ -54,12 +54,3 @@ def test_no_slot_at_all_gives_zero():
     logits, targets, weight = problem()
     loss = masked_loss(jnp.asarray(logits), jnp.asarray(targets), jnp.zeros_like(weight))
     assert loss.mean == 0
-
-
-def test_positions_are_gathered_row_by_row():
-    tokens = np.arange(b * n * d, dtype=float).reshape(b, n, d)
-    positions = np.array([[4, 0], [1, 1], [3, 2]])
-    found = gather_positions(jnp.asarray(tokens), jnp.asarray(positions))
-    for i in range(b):
-        for j in range(2):
-            np.testing.assert_array_equal(found[i, j], tokens[i, positions[i, j]])

@@ -60,11 +60,13 @@ def encoded(method):
         towers, heads = params["towers"], params["heads"]
         image = model.encode_image(towers, views.image)
         text = model.encode_text(towers, views.text, views.text_length)
-        shown = model.encode_image(towers, views.image[::image_every], views.image_mask).tokens
+        patches = toy_model.everywhere(*views.image_mask.shape)
+        seen = model.encode_image(towers, views.image[::image_every], views.image_mask, patches)
         length = views.text_length[::text_every]
-        read = model.encode_text(towers, views.masked_text.text, length).tokens
-        codes = model.predict_codes(heads, shown, text.cls[::image_every])
-        words = model.predict_words(heads, towers, read, image.cls[::text_every])
+        tokens = toy_model.everywhere(*views.masked_text.text.shape)
+        read = model.encode_text(towers, views.masked_text.text, length, tokens)
+        codes = model.predict_codes(heads, seen.tokens, text.cls[::image_every])
+        words = model.predict_words(heads, towers, read.tokens, image.cls[::text_every])
         return image.joint, text.joint, codes, words
 
     return [np.asarray(x) for x in compute(params, views)]

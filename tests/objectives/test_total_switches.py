@@ -103,13 +103,13 @@ class TestSharedForward:
         calls = []
 
         class Counting(toy_model.ToyTwoStream):
-            def encode_image(self, towers, image, mask=None):
+            def encode_image(self, towers, image, mask=None, positions=None):
                 calls.append("image")
-                return super().encode_image(towers, image, mask)
+                return super().encode_image(towers, image, mask, positions)
 
-            def encode_text(self, towers, text, length):
+            def encode_text(self, towers, text, length, positions=None):
                 calls.append("text")
-                return super().encode_text(towers, text, length)
+                return super().encode_text(towers, text, length, positions)
 
         tools = tools_of(method, ALL, NONE)
         model = Counting(toy_model.SHAPE, method.masked, toy_model.CODES, TOKEN)

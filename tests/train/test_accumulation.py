@@ -49,9 +49,9 @@ def test_no_more_than_a_piece_is_encoded_at_once(pieces):
     rows = []
 
     class Counting(toy_model.ToyTwoStream):
-        def encode_image(self, towers, image, mask=None):
+        def encode_image(self, towers, image, mask=None, positions=None):
             rows.append(len(image))
-            return super().encode_image(towers, image, mask)
+            return super().encode_image(towers, image, mask, positions)
 
     step = toy_step.make_step(make_mesh(HardwareConfig()), pieces)
     model = Counting(

@@ -89,9 +89,9 @@ def test_no_more_than_a_piece_is_encoded_at_once(contrast):
     rows = []
 
     class Counting(toy_model.ToyTwoStream):
-        def encode_image(self, towers, image, mask=None):
+        def encode_image(self, towers, image, mask=None, positions=None):
             rows.append(len(image))
-            return super().encode_image(towers, image, mask)
+            return super().encode_image(towers, image, mask, positions)
 
     step = step_of(contrast, 4)
     fields = {f.name: getattr(step.model, f.name) for f in dataclasses.fields(step.model)}

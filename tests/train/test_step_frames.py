@@ -33,9 +33,9 @@ def float64():
 class FilmTwoStream(toy_model.ToyTwoStream):
     """The toy's tower on every frame, and the mean of their features."""
 
-    def encode_image(self, towers, image, mask=None):
+    def encode_image(self, towers, image, mask=None, positions=None):
         frames = [
-            super(FilmTwoStream, self).encode_image(towers, image[:, i : i + 1], mask)
+            super(FilmTwoStream, self).encode_image(towers, image[:, i : i + 1], mask, positions)
             for i in range(image.shape[1])
         ]
         mean = {

@@ -63,7 +63,14 @@ def converted(folder, fmt, tower, *inputs):
 
 
 def hidden_states(tower, params, *inputs):
-    """Outputs after each block: a tower of the first blocks ends in a hidden state of the whole."""
+    """Outputs after each block: a tower of the first blocks ends in a hidden state of the whole.
+
+    At all tokens; `inputs` are pictures, or texts and their lengths.
+    """
+    config = tower.config
+    tokens = config.tokens if isinstance(config, VisionConfig) else inputs[0].shape[1]
+    everywhere = jnp.tile(jnp.arange(tokens), (len(inputs[0]), 1))
+    inputs = (*inputs, *(None,) * (2 - len(inputs)), everywhere)
     for count in range(1, LAYERS + 1):
         stack = dataclasses.replace(tower.config.transformer, layers=count)
         shorter = type(tower)(dataclasses.replace(tower.config, transformer=stack))

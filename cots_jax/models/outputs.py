@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Of which tokens a tower's last block gives outputs (own choice).
+
+Search reads one token of each row and the masked objectives read those they predict; the last
+block's other outputs would be thrown away, with their gradients of nought. Its keys and values are
+of all tokens, so that what is read is the same as of a whole block.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+Params = Any
+Wanted = slice | Int[Array, "b m"]  # the same places in every row, or each row's own
+FIRST = slice(0, 1)  # [CLS]
+
+
+def outputs_at(x: Array, wanted: Wanted | None) -> Array:
+    """x [b, n, …] at these tokens, [b, m, …]; at all of them where none are named."""
+    if wanted is None:
+        return x
+    if isinstance(wanted, slice):
+        return x[:, wanted]
+    return jnp.take_along_axis(x, wanted.reshape(*wanted.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+def places(wanted: Wanted | None, tokens: int) -> Int[Array, "#b m"]:
+    """Where these tokens stand in their rows."""
+    if wanted is None or isinstance(wanted, slice):
+        return jnp.arange(tokens)[wanted or slice(None)][None]
+    return wanted
+
+
+def with_first(positions: Int[Array, "b p"] | None) -> Wanted:
+    """[CLS], and these behind it."""
+    if positions is None:
+        return FIRST
+    return jnp.concatenate([jnp.zeros_like(positions[:, :1]), positions], axis=1)
+
+
+@jax.custom_vjp
+def split_last(stack: Params) -> tuple[Params, Params]:
+    """Leaves [layers, …] cut into all blocks but the last, and the last without its axis.
+
+    As slices, the gradients of both would be padded to whole stacks and added.
+    """
+    return jax.tree.map(lambda leaf: leaf[:-1], stack), jax.tree.map(lambda leaf: leaf[-1], stack)
+
+
+def _split_forward(stack: Params) -> tuple[tuple[Params, Params], None]:
+    return split_last(stack), None
+
+
+def _split_backward(_: None, grads: tuple[Params, Params]) -> tuple[Params]:
+    first, last = grads
+    return (jax.tree.map(lambda one, other: jnp.concatenate([one, other[None]]), first, last),)
+
+
+split_last.defvjp(_split_forward, _split_backward)
