@@ -43,6 +43,7 @@ from cots_jax.config import build_config
 from cots_jax.errors import UserError
 from cots_jax.files import write_whole
 from cots_jax.models.apply import apply
+from cots_jax.models.outputs import FIRST
 from cots_jax.models.text import TextConfig
 from cots_jax.models.transformer import Norm, Span, Transformer, embedding_init, layer_norm, linear
 from cots_jax.models.two_stream import TwoStream, model_size
@@ -119,7 +120,7 @@ class CrossEncoder(nn.Module):
         place = jnp.arange(x.shape[1])[None]
         seen = (place < length[:, None]) | (place >= l)
         bias = jnp.where(seen, 0.0, -1e9)[:, None, None, :]
-        x = Transformer(stack, name="transformer")(x, bias)
+        x = Transformer(stack, name="transformer")(x, bias, FIRST)
         if stack.norm is Norm.PRE:
             x = layer_norm(stack.epsilon, "final_norm")(x)
         return dense(1, name="head")(x[:, 0])[:, 0]

@@ -83,12 +83,16 @@ def test_padding_does_not_change_a_score() -> None:
 
 
 def by_hand(stack: TransformerConfig, tokens: int, image_tokens: int, feature: int) -> int:
-    """Two operations a multiply-add of every product of one pair."""
+    """Two operations a multiply-add of every product of one pair; one output is read at the end."""
     d, m = stack.width, stack.mlp
-    qkv, out, mlp = tokens * d * 3 * d, tokens * d * d, 2 * tokens * d * m
-    attention = 2 * tokens * tokens * d
+
+    def block(read: int) -> int:
+        qkv, attention = tokens * d * 3 * d, 2 * read * tokens * d
+        return qkv + attention + read * d * d + 2 * read * d * m
+
     head = d
-    return 2 * (image_tokens * feature * d + stack.layers * (qkv + attention + out + mlp) + head)
+    blocks = (stack.layers - 1) * block(tokens) + block(1)
+    return 2 * (image_tokens * feature * d + blocks + head)
 
 
 def test_operations_of_a_pair_by_hand() -> None:
