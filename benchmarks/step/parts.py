@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from benchmarks.step.ours import MOMENTUM, RATE, Ours
-from cots_jax.data.masking import MaskedText, mask_text, masked_positions
+from cots_jax.data.masking import MaskedText, mask_text
 from cots_jax.data.transforms import augment, normalise
 from cots_jax.models.image_tokens import picture_ids
 from cots_jax.models.two_stream import TwoStream
@@ -26,6 +26,7 @@ from cots_jax.objectives.total import (
     Terms,
     Tools,
     feature_losses,
+    hidden_patches,
     masked_patches,
 )
 from cots_jax.planning.tokenizers import TokenizerShapes
@@ -153,7 +154,7 @@ def _masked_image(mine: Ours) -> Part:
     model, every = mine.bare.model, mine.bare.model.masked.image_every
 
     def loss(towers: Any, image: Array, mask: Array) -> Array:
-        positions = masked_positions(mask, masked_patches(model))
+        positions = hidden_patches(model, mask)
         return jnp.sum(model.encode_image(towers, image, mask, positions).tokens)
 
     batch = mine.batch

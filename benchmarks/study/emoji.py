@@ -210,8 +210,6 @@ def _tuning() -> Suite:
 
 EMOJI_TUNING = _tuning()
 
-# Remedies, each for itself and at the full length, since short runs mislead about the token level;
-# beside the two arms of `emoji` that they are held against, which --earlier need not train again.
 # `shared` has no masked passes: a quarter of the pictures and of the texts are seen masked only.
 _SHARED = {
     f"{_MASKED}.forward": "shared",
@@ -220,6 +218,8 @@ _SHARED = {
     f"{_MASKED}.image_every": "4",
     f"{_MASKED}.image_ratio": "0.4",
 }
+# Remedies, each for itself and at the full length, since short runs mislead about the token level;
+# beside the two arms of `emoji` that they are held against, which --earlier need not train again.
 REMEDIES: dict[str, tuple[str, dict[str, str]]] = {
     "kl": ("kl", {}),
     "kl-ends": ("kl", {_TASK: "0 @ 10%, 0.2 @ 10%, 0.5 @ 40%, 0.5 @ 60%, 0 @ 60%"}),

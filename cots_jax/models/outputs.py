@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 Params = Any
 Wanted = slice | Int[Array, "b m"]  # the same places in every row, or each row's own
@@ -33,11 +33,21 @@ def places(wanted: Wanted | None, tokens: int) -> Int[Array, "#b m"]:
     return wanted
 
 
-def with_first(positions: Int[Array, "b p"] | None) -> Wanted:
-    """[CLS], and these behind it."""
+def between(table: Float[Array, "h n n"], wanted: Wanted | None) -> Float[Array, "#b h m n"]:
+    """A table over pairs of tokens, for these as queries and all as keys."""
+    if wanted is None or isinstance(wanted, slice):
+        return table[None, :, wanted or slice(None)]
+    return jnp.moveaxis(table[:, wanted], 0, 1)
+
+
+def pooled_and(
+    positions: Int[Array, "b p"] | None, pooled: Int[Array, "b 1"] | None = None
+) -> Wanted:
+    """The token that stands for its row, [CLS] where none is named, and these behind it."""
     if positions is None:
-        return FIRST
-    return jnp.concatenate([jnp.zeros_like(positions[:, :1]), positions], axis=1)
+        return FIRST if pooled is None else pooled
+    first = jnp.zeros_like(positions[:, :1]) if pooled is None else pooled
+    return jnp.concatenate([first, positions], axis=1)
 
 
 @jax.custom_vjp

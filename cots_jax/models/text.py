@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from cots_jax.models.outputs import with_first
+from cots_jax.models.outputs import pooled_and
 from cots_jax.models.transformer import (
     Norm,
     Transformer,
@@ -69,10 +69,8 @@ class TextTower(nn.Module):
         seen = jnp.arange(l)[None] < length[:, None]
         # A finite bias: a row without any token (padding of the batch) must not give NaN.
         bias = jnp.where(seen, 0.0, -1e9)[:, None, None, :]
-        wanted = with_first(positions)
-        if config.pooling is Pooling.LAST:
-            last = jnp.maximum(length - 1, 0)[:, None]
-            wanted = last if positions is None else jnp.concatenate([last, positions], axis=1)
+        last = jnp.maximum(length - 1, 0)[:, None] if config.pooling is Pooling.LAST else None
+        wanted = pooled_and(positions, last)
         x = Transformer(config.transformer, name="transformer")(x, bias, wanted)
         if config.transformer.norm is Norm.PRE:
             x = layer_norm(config.transformer.epsilon, "final_norm")(x)

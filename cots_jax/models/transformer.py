@@ -8,6 +8,7 @@ Parameters are stacked [layers, …]; scanning or unrolling the stack changes no
 
 import dataclasses
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from cots_jax.models.apply import apply
 from cots_jax.models.attention import Rule, fused, written_out
-from cots_jax.models.outputs import Wanted, outputs_at, places, split_last
+from cots_jax.models.outputs import Wanted, between, outputs_at, places, split_last
 from cots_jax.models.products import bfloat16_operands_dot, float32_dot
 from cots_jax.switches import AttentionForm, Precision, Remat, Switch
 
@@ -165,8 +166,7 @@ class Attention(nn.Module):
         else:
             relative = None
             if config.relative_bias_side is not None:
-                table = self._relative_bias(config.relative_bias_side)
-                relative = jnp.moveaxis(table[:, at], 0, 1)
+                relative = between(self._relative_bias(config.relative_bias_side), wanted)
             mixed = written_out(outputs_at(q, wanted), k, v, bias, relative, rule, at)
         out = linear(
             config.width, config.precision, axis=(-2, -1), init_std=config.init_std, name="out"
@@ -257,13 +257,22 @@ class Transformer(nn.Module):
         if config.layers > 1:
             unroll = 1 if config.scan is Switch.ON else config.layers - 1
             x, _ = jax.lax.scan(one, x, first, unroll=unroll)
-        # Its backward pass follows at once, so that computing it again would save no memory.
-        x, _ = apply(Block(config, parent=None), last, x, bias, wanted)
-        return x
+
+        def final(x: Array, params: Any) -> Array:
+            return apply(Block(config, parent=None), params, x, bias, wanted)[0]
+
+        if config.remat is not Remat.OFF:
+            final = jax.checkpoint(final, policy=_kept(config.remat))
+        return final(x, last)
 
 
 def _recomputed(remat: Remat) -> type[nn.Module]:
     if remat is Remat.OFF:
         return Block
+    return nn.remat(Block, prevent_cse=False, policy=_kept(remat))
+
+
+def _kept(remat: Remat) -> Callable[..., Any] | None:
+    """What is not computed again; None: nothing."""
     dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return nn.remat(Block, prevent_cse=False, policy=dots if remat is Remat.DOTS else None)
+    return dots if remat is Remat.DOTS else None

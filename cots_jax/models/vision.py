@@ -11,7 +11,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from cots_jax.models.outputs import with_first
+from cots_jax.models.outputs import pooled_and
 from cots_jax.models.transformer import (
     Norm,
     Transformer,
@@ -104,7 +104,7 @@ class ImageTower(nn.Module):
         x = x + position[None].astype(x.dtype)
         if config.embedding_norm:
             x = layer_norm(config.transformer.epsilon, "embedding_norm")(x)
-        wanted = with_first(None if positions is None else positions + 1)
+        wanted = pooled_and(None if positions is None else positions + 1)
         x = Transformer(config.transformer, name="transformer")(x, None, wanted)
         if config.transformer.norm is Norm.PRE:
             x = layer_norm(config.transformer.epsilon, "final_norm")(x)

@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cots_jax.batch import Batch
-from cots_jax.data.masking import TextMasking, mask_text, masked_positions
+from cots_jax.data.masking import TextMasking, mask_text
 from cots_jax.data.transforms import normalise
 from cots_jax.models.two_stream import Params, TwoStream
 from cots_jax.objectives.masked import cross_entropy
-from cots_jax.objectives.total import masked_patches, partner
+from cots_jax.objectives.total import hidden_patches, partner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def code_level(
     @jax.jit
     def losses(towers: Params, heads: Params, batch: Batch) -> tuple[Array, ...]:
         image = _view(model, batch)
-        positions = masked_positions(batch.image_mask, masked_patches(model))
+        positions = hidden_patches(model, batch.image_mask)
         hidden = model.encode_image(towers, image, batch.image_mask, positions).tokens
         text = partner(model, model.encode_text(towers, batch.text, batch.text_length))
         ids = batch.image_tokens if batch.image_tokens is not None else tokenize(batch.image)

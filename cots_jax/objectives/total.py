@@ -144,8 +144,7 @@ def token_losses(
     rows = Rows(tools.gather(image.joint), tools.gather(text.joint), views.group_id, views.row)
 
     def masked(tower: str, head: str, loss: Loss, own: Encoded, other: Encoded) -> _Wanted:
-        every = model.masked.image_every if tower == "image" else model.masked.text_every
-        shared = own.tokens[::every] if model.masked.forward is Forward.SHARED else None
+        shared = own.tokens if model.masked.forward is Forward.SHARED else None
         learned = _only(towers, tower), _only(heads, head)
         return _Wanted(
             functools.partial(loss, tools, views), *learned, shared, partner(model, other)
@@ -257,27 +256,27 @@ def _inputs(tools: Tools, views: Views, weights: Terms) -> _Inputs:
     if masked.forward is Forward.SHARED:
         if "mvm" in tools.active:
             every, on = masked.image_every, weights.mvm > 0
-            mask = jnp.repeat(views.image_mask, every, axis=0) & _rows(text, every, on)
-            patches = jnp.repeat(_hidden_patches(tools.model, views), every, axis=0)
+            mask = jnp.repeat(views.image_mask, every, axis=0) & _hidden_rows(text, every, on)
+            patches = jnp.repeat(hidden_patches(tools.model, views.image_mask), every, axis=0)
             inputs = dataclasses.replace(inputs, image_mask=mask, patches=patches)
         if "mlm" in tools.active:
             every, on = masked.text_every, weights.mlm > 0
             hidden = jnp.repeat(views.masked_text.text, every, axis=0)
-            text = jnp.where(_rows(text, every, on), hidden, text)
+            text = jnp.where(_hidden_rows(text, every, on), hidden, text)
             words = jnp.repeat(views.masked_text.positions, every, axis=0)
             inputs = dataclasses.replace(inputs, text=text, words=words)
     return inputs
 
 
-def _hidden_patches(model: TwoStream, views: Views) -> Int[Array, "r m"]:
+def hidden_patches(model: TwoStream, mask: Bool[Array, "r n"]) -> Int[Array, "r m"]:
     """Where the masked patches are."""
-    positions = masked_positions(views.image_mask, masked_patches(model))
+    positions = masked_positions(mask, masked_patches(model))
     # A padded row hides no patch; reading beyond the last one would give NaN gradients.
-    return jnp.minimum(positions, views.image_mask.shape[1] - 1)
+    return jnp.minimum(positions, mask.shape[1] - 1)
 
 
-def _rows(text: Int[Array, "b l"], every: int, on: Any) -> Bool[Array, "b 1"]:
-    """Every how many-th row of the batch, or none."""
+def _hidden_rows(text: Int[Array, "b l"], every: int, on: Any) -> Bool[Array, "b 1"]:
+    """Every so many-th row of the batch, or none."""
     return ((jnp.arange(len(text)) % every == 0) & on)[:, None]
 
 
@@ -323,15 +322,17 @@ def _mvm(
     views: Views,
     towers: Params,
     heads: Params,
-    hidden: Float[Array, "r m d"] | None,
+    shared: Float[Array, "b m d"] | None,
     text: Float[Array, "b p"],
 ) -> Float[Array, ""]:
-    """hidden: outputs of the main pass, with a shared forward. text: the partner."""
+    """shared: outputs of the main pass, if they are the masked ones. text: the partner."""
     model, every = tools.model, tools.model.masked.image_every
     view = views.image[::every]
     ids = views.image_tokens if views.image_tokens is not None else tools.tokenize(view)
-    positions = _hidden_patches(model, views)
-    if hidden is None:
+    positions = hidden_patches(model, views.image_mask)
+    if shared is not None:
+        hidden = shared[::every]
+    else:
         hidden = model.encode_image(towers, view, views.image_mask, positions).tokens
     logits = model.predict_codes(heads, hidden, text[::every])
     targets = jnp.take_along_axis(ids, positions, axis=1)
@@ -344,13 +345,15 @@ def _mlm(
     views: Views,
     towers: Params,
     heads: Params,
-    hidden: Float[Array, "r m d"] | None,
+    shared: Float[Array, "b m d"] | None,
     image: Float[Array, "b p"],
 ) -> Float[Array, ""]:
-    """hidden: outputs of the main pass, with a shared forward. image: the partner."""
+    """shared: outputs of the main pass, if they are the masked ones. image: the partner."""
     model, masked = tools.model, views.masked_text
     every = model.masked.text_every
-    if hidden is None:
+    if shared is not None:
+        hidden = shared[::every]
+    else:
         length = views.text_length[::every]
         hidden = model.encode_text(towers, masked.text, length, masked.positions).tokens
     logits = model.predict_words(heads, towers, hidden, image[::every])

@@ -171,12 +171,14 @@ class CotsStep:
         momentum_params = jax.tree.map(
             lambda m, p: a * m + (1 - a) * p, method.momentum_params, new.params["towers"]
         )
+        # All rows on every device: of rows that are cut each would look up its own for all columns.
+        group_id, keep = (self._gather(x) for x in (batch.group_id, found.judgement.keep))
         queue = enqueue(
             method.queue,
             found.keys.image,
             found.keys.text,
-            batch.group_id,
-            found.judgement.keep,
+            group_id,
+            keep,
             length=self.method.queue_length,
         )
         return Method(momentum_params, queue, found.judgement.state)

@@ -71,8 +71,7 @@ def test_recomputed_activations_are_told_apart() -> None:
         for one in (config, config_of("--config.hardware.remat=on"))
     )
     assert plain.flops == plain.model_flops == again.model_flops
-    # Of two blocks and one, one is computed again: the last ones never are.
-    assert 1.05 * again.model_flops < again.flops < 1.5 * again.model_flops
+    assert 1.1 * again.model_flops < again.flops < 1.5 * again.model_flops
 
 
 def as_chip(plan: Plan, kind: str = "v5e") -> Plan:
