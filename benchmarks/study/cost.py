@@ -7,6 +7,7 @@ All arms in one process and in turn, so that whatever else the machine does hits
 compiled step alone is timed; what lies outside of it is a few percent (benchmarks/step_share.py).
 """
 
+import argparse
 import contextlib
 import json
 import statistics
@@ -23,6 +24,7 @@ from benchmarks.study.arms import Arm
 from benchmarks.study.suites import SUITES
 from cots_jax.arguments import parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
+from cots_jax.errors import nearest
 from cots_jax.train.assemble import assembled
 from cots_jax.train.mesh import by_rows, make_mesh, whole
 
@@ -76,9 +78,16 @@ def _opened(arm: Arm) -> Any:
 
 def main(argv: Sequence[str]) -> None:
     """Measures and prints JSON."""
-    suite, *names = argv
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.study.cost", description=__doc__)
+    parser.add_argument("suite", choices=sorted(SUITES))
+    parser.add_argument("arms", nargs="+", metavar="ARM")
+    options = parser.parse_args(argv)
+    arms = {arm.name: arm for arm in SUITES[options.suite].arms}
+    for name in options.arms:
+        if name not in arms:
+            parser.error(f"no arm {name!r} in suite {options.suite}; {nearest(name, arms, 'arms')}")
     use_compilation_cache()
-    print(json.dumps(step_seconds([SUITES[suite].arm(name) for name in names])))
+    print(json.dumps(step_seconds([arms[name] for name in options.arms])))
 
 
 if __name__ == "__main__":
