@@ -2,12 +2,13 @@
 """A training step against the same one written in PyTorch.
 
     python -m benchmarks.step [--size=demo|b16-224|b16-384] [--batch=N] [--arms=full,contrastive]
-        [--peers=eager,compiled] [--precision=float32|bfloat16] [--parts] [--profile]
+        [--peers=eager,compiled,cut] [--precision=float32|bfloat16] [--parts] [--profile]
         [--config.KEY=value …] [--rounds=N] [--out=FILE.json]
 
-The full objective and contrastive alone: ours, the peer (benchmarks/step/peer_step.py) eager and by
-`torch.compile`, some steps each in turn, so that whatever else the machine does hits all alike;
-ratios are medians over the rounds. Beforehand ours and the peer take two steps on the same pairs
+The full objective and contrastive alone: ours, the peer (benchmarks/step/peer_step.py) eager, by
+`torch.compile`, and compiled with last blocks that have no outputs but those that are read, as ours
+have (cut); some steps each in turn, so that whatever else the machine does hits all alike; ratios
+are medians over the rounds. Beforehand ours and the peer take two steps on the same pairs
 from the same parameters, and their losses must agree; and the peer's towers are timed against
 Hugging Face's. Codes come with the batch and pictures are not augmented; --parts times the parts of
 our step by themselves, augmentation and the config's image tokenizer among them; --profile says in
@@ -54,7 +55,7 @@ SIZES = {"demo": 64, "b16-224": 4, "b16-384": 2, "tiny": 16}  # pairs
 TOKENIZERS = {"demo": "dvae.py:emoji", "tiny": "tiny.py:dvae"}
 STILL = ("shift", "scale", "brightness", "contrast", "saturation", "hue", "grey_probability")
 ARMS = {"full": "", "contrastive": "contrastive"}
-PEERS = ("eager", "compiled")
+PEERS = ("eager", "compiled", "cut")
 PLACES = {"cpu": "cpu", "gpu": "cuda"}  # JAX's name of the device -> PyTorch's
 AGREE = {"float32": 1e-4, "bfloat16": 5e-2}  # relative, of losses
 ON_CPU = {"float32": "float32", "bfloat16": "bfloat16_operands"}  # hardware.precision
@@ -119,10 +120,8 @@ def against_peer(config: Config, arm: str, peers: Sequence[str], precision: str)
             return run
 
         def step(one: PeerBatch, way: str) -> Call:
-            compiled = way == "compiled"
-            return to_its_end(
-                lambda: peer.step(one, mine.weights, RATE, MOMENTUM, compiled=compiled)
-            )
+            flags = {"compiled": way != "eager", "cut": way == "cut"}
+            return to_its_end(lambda: peer.step(one, mine.weights, RATE, MOMENTUM, **flags))
 
         for one in pairs:
             _check_losses(mine.run(), step(one, "eager")(), AGREE[precision])

@@ -33,20 +33,33 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(d, config.epsilon)
         self.mlp_norm = nn.LayerNorm(d, config.epsilon)
 
-    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
-        """`seen`: bool [b, 1, 1, n], the keys that may be attended to."""
+    def forward(self, x: Tensor, seen: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+        """`seen`: bool [b, 1, 1, n], the keys that may be attended to.
+
+        wanted: int [b, m]; with it the outputs at [CLS] and at these tokens alone, [b, 1 + m, d].
+        """
+        keys = self.attention_norm(x) if self.pre else x
+        if wanted is None:
+            q, k, v = self._project(keys, 0, 3)
+        else:
+            (q,) = self._project(first_and(keys, wanted), 0, 1)
+            k, v = self._project(keys, 1, 3)
+            x = first_and(x, wanted)
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        mixed = self.out(mixed.transpose(1, 2).flatten(2))
         if self.pre:
-            x = x + self._attend(self.attention_norm(x), seen)
+            x = x + mixed
             return x + self._mlp(self.mlp_norm(x))
-        x = self.attention_norm(x + self._attend(x, seen))
+        x = self.attention_norm(x + mixed)
         return self.mlp_norm(x + self._mlp(x))
 
-    def _attend(self, x: Tensor, seen: Tensor | None) -> Tensor:
+    def _project(self, x: Tensor, begin: int, end: int) -> tuple[Tensor, ...]:
+        """These of q, k, v, each [b, heads, n, d / heads], by one product."""
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).unbind(2)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return self.out(mixed.transpose(1, 2).reshape(b, n, d))
+        rows = slice(begin * d, end * d)
+        made = functional.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
+        made = made.view(b, n, end - begin, self.heads, d // self.heads)
+        return tuple(part.transpose(1, 2) for part in made.unbind(2))
 
     def _mlp(self, x: Tensor) -> Tensor:
         hidden = self.mlp_in(x)
@@ -55,9 +68,19 @@ class Block(nn.Module):
         return self.mlp_out(functional.gelu(hidden))
 
 
+def first_and(x: Tensor, places: Tensor) -> Tensor:
+    """The first token and those at `places` [b, m] of x [b, n, d]: [b, 1 + m, d]."""
+    if not places.shape[1]:
+        return x[:, :1]
+    return torch.cat([x[:, :1], x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))], dim=1)
+
+
 @dataclasses.dataclass
 class Encoded:
-    """Outputs at the tokens [b, n, d], at [CLS] [b, d], and the unit feature [b, e]."""
+    """Outputs at the tokens [b, n, d], at [CLS] [b, d], and the unit feature [b, e].
+
+    Where a tower was asked for some tokens, those alone are in `tokens`.
+    """
 
     tokens: Tensor
     cls: Tensor
@@ -79,8 +102,13 @@ class ImageTower(nn.Module):
         self.final_norm = nn.LayerNorm(d, stack.epsilon)
         self.projection = nn.Linear(d, config.embed_dim)
 
-    def forward(self, image: Tensor, mask: Tensor | None = None) -> Encoded:
-        """image: float [b, s, s, 3], normalised; mask: bool [b, n], patches that are hidden."""
+    def forward(
+        self, image: Tensor, mask: Tensor | None = None, wanted: Tensor | None = None
+    ) -> Encoded:
+        """image: float [b, s, s, 3], normalised; mask: bool [b, n], patches that are hidden.
+
+        wanted: int [b, m], the patches whose outputs are needed; without it all.
+        """
         b, s = image.shape[:2]
         side, patch = s // self.patch, self.patch
         cut = image.view(b, side, patch, side, patch, 3).permute(0, 1, 3, 2, 4, 5)
@@ -88,9 +116,10 @@ class ImageTower(nn.Module):
         if mask is not None:
             x = torch.where(mask[:, :, None], self.mask_embedding.to(x.dtype), x)
         x = torch.cat([self.cls.to(x.dtype).expand(b, 1, -1), x], dim=1) + self.position_embedding
-        for block in self.blocks:
+        *before, last = self.blocks
+        for block in before:
             x = block(x, None)
-        x = self.final_norm(x)
+        x = self.final_norm(last(x, None, wanted if wanted is None else wanted + 1))
         cls = x[:, 0]
         return Encoded(x[:, 1:], cls, functional.normalize(self.projection(cls).float(), dim=-1))
 
@@ -108,16 +137,19 @@ class TextTower(nn.Module):
         self.blocks = nn.ModuleList(Block(stack) for _ in range(stack.layers))
         self.projection = nn.Linear(d, config.embed_dim)
 
-    def forward(self, text: Tensor, length: Tensor) -> Encoded:
-        """text: ids [b, l]; length: tokens before the padding [b]."""
+    def forward(self, text: Tensor, length: Tensor, wanted: Tensor | None = None) -> Encoded:
+        """text: ids [b, l]; length: tokens before the padding [b]; wanted: int [b, m], as above."""
         l = text.shape[1]
         x = self.token_embedding(text) + self.position_embedding[:l] + self.type_embedding[0]
         x = self.embedding_norm(x)
         seen = (torch.arange(l, device=text.device) < length[:, None])[:, None, None, :]
-        for block in self.blocks:
+        *before, last = self.blocks
+        for block in before:
             x = block(x, seen)
+        x = last(x, seen, wanted)
         cls = x[:, 0]
-        return Encoded(x, cls, functional.normalize(self.projection(cls).float(), dim=-1))
+        tokens = x if wanted is None else x[:, 1:]
+        return Encoded(tokens, cls, functional.normalize(self.projection(cls).float(), dim=-1))
 
 
 class MaskedHead(nn.Module):

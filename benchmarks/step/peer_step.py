@@ -117,14 +117,18 @@ class Peer(nn.Module):
         rate: float,
         momentum: float,
         compiled: bool = False,
+        cut: bool = False,
     ) -> dict[str, Tensor]:
-        """One step in place, the filter on; the mean of each objective before its weight."""
+        """One step in place, the filter on; the mean of each objective before its weight.
+
+        cut: last blocks have the outputs that are read, and no others, as ours have.
+        """
         encode, compare = self._compiled if compiled else (self._keys, self._losses)
         with torch.no_grad():
             image = self._normalised(batch.image)
-            image_key, text_key = encode(image, batch.text, batch.text_length)
+            image_key, text_key = encode(image, batch.text, batch.text_length, cut)
             keep = self._judge(image_key, text_key)
-        means = compare(image, batch, image_key, text_key, keep)
+        means = compare(image, batch, image_key, text_key, keep, cut)
         total = torch.stack([weights[name] * mean for name, mean in means.items()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -144,8 +148,12 @@ class Peer(nn.Module):
         mean, std = self.mean.to(image.device), self.std.to(image.device)
         return (image.float() / 255 - mean) / std
 
-    def _keys(self, image: Tensor, text: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        return self.momentum.image(image).joint, self.momentum.text(text, length).joint
+    def _keys(
+        self, image: Tensor, text: Tensor, length: Tensor, cut: bool
+    ) -> tuple[Tensor, Tensor]:
+        none = _no_tokens(image, cut)
+        seen = self.momentum.image(image, wanted=none)
+        return seen.joint, self.momentum.text(text, length, none).joint
 
     def _judge(self, image_key: Tensor, text_key: Tensor) -> Tensor:
         config = self.method.filter
@@ -161,37 +169,47 @@ class Peer(nn.Module):
         return similarity >= bound
 
     def _losses(
-        self, image: Tensor, batch: PeerBatch, image_key: Tensor, text_key: Tensor, keep: Tensor
+        self,
+        image: Tensor,
+        batch: PeerBatch,
+        image_key: Tensor,
+        text_key: Tensor,
+        keep: Tensor,
+        cut: bool,
     ) -> dict[str, Tensor]:
-        weight = keep.float()
-        seen = self.towers.image(image)
-        read = self.towers.text(batch.text, batch.text_length)
+        weight, none = keep.float(), _no_tokens(image, cut)
+        seen = self.towers.image(image, wanted=none)
+        read = self.towers.text(batch.text, batch.text_length, none)
         means = self._compared(seen, read, batch.group_id, image_key, text_key, weight)
         if "mvm" in self.active:
-            means["mvm"] = self._mvm(image, batch, read, weight)
+            means["mvm"] = self._mvm(image, batch, read, weight, cut)
         if "mlm" in self.active:
-            means["mlm"] = self._mlm(batch, seen, weight)
+            means["mlm"] = self._mlm(batch, seen, weight, cut)
         return means
 
-    def _mvm(self, image: Tensor, batch: PeerBatch, read: Encoded, weight: Tensor) -> Tensor:
+    def _mvm(
+        self, image: Tensor, batch: PeerBatch, read: Encoded, weight: Tensor, cut: bool
+    ) -> Tensor:
         every = self.method.masked.image_every
         mask, rows = batch.image_mask[::every], weight[::every]
-        tokens = self.towers.image(image[::every], mask).tokens
         places = torch.argsort(mask.int(), dim=1, descending=True, stable=True)
         places = places[:, : self.masked_patches]
-        hidden = tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[-1]))
+        hidden = self.towers.image(image[::every], mask, places if cut else None).tokens
+        if not cut:
+            hidden = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
         logits = self.heads.mvm(hidden, read.cls[::every])
         ids = batch.image_tokens[::every].gather(1, places).flatten()
         found = functional.cross_entropy(logits.flatten(0, 1).float(), ids, reduction="none")
         sums = found.view_as(places).sum(1)
         return (sums * rows).sum() / (rows.sum() * self.masked_patches)
 
-    def _mlm(self, batch: PeerBatch, seen: Encoded, weight: Tensor) -> Tensor:
-        every = self.method.masked.text_every
-        tokens = self.towers.text(batch.masked_text, batch.text_length[::every]).tokens
-        places = batch.positions[:, :, None].expand(-1, -1, tokens.shape[-1])
-        words = self.towers.text.token_embedding.weight
-        logits = self.heads.mlm(tokens.gather(1, places), seen.cls[::every], words)
+    def _mlm(self, batch: PeerBatch, seen: Encoded, weight: Tensor, cut: bool) -> Tensor:
+        every, places = self.method.masked.text_every, batch.positions
+        read = self.towers.text
+        hidden = read(batch.masked_text, batch.text_length[::every], places if cut else None).tokens
+        if not cut:
+            hidden = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
+        logits = self.heads.mlm(hidden, seen.cls[::every], read.token_embedding.weight)
         targets = batch.targets.flatten()
         found = functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
         slots = batch.target_weight * weight[::every, None]
@@ -250,6 +268,11 @@ class Peer(nn.Module):
         queue.image[places], queue.text[places] = image_key, text_key
         queue.group_id[places], queue.valid[places] = group, keep
         self.cursor = (self.cursor + b) % k
+
+
+def _no_tokens(image: Tensor, cut: bool) -> Tensor | None:
+    """For a tower of which [CLS] alone is read."""
+    return torch.empty(len(image), 0, dtype=torch.long, device=image.device) if cut else None
 
 
 def _groups(peer: Peer, decay: float) -> list[dict]:

@@ -29,6 +29,7 @@ from cots_jax.errors import UserError
 from cots_jax.switches import Cache
 
 MEMORY_LIMIT = 2 * 1024**3  # bytes of decoded pictures that AUTO keeps
+KEPT_AT_ONCE = 64  # records; handing out each by itself costs more than decoding a small one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +162,16 @@ class PairTable:
         images = DecodedFrames.with_room(room, self.size)
         captions: list[tuple[str, ...]] = [()] * self.records
 
-        def keep(row: int) -> None:
-            record = self.record(row)
-            images.keep(row, [self._decode(row, record, f) for f in self._shown(record)])
-            captions[row] = record.captions
+        def keep(rows: range) -> None:
+            for row in rows:
+                record = self.record(row)
+                images.keep(row, [self._decode(row, record, f) for f in self._shown(record)])
+                captions[row] = record.captions
 
+        rows = range(self.records)
+        runs = [rows[first : first + KEPT_AT_ONCE] for first in rows[::KEPT_AT_ONCE]]
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            collections.deque(pool.map(keep, range(self.records)), maxlen=0)
+            collections.deque(pool.map(keep, runs), maxlen=0)
         pairs = zip(self.record_of_pair, self.caption_of_pair, strict=True)
         texts = self.tokenizer.encode([captions[row][number] for row, number in pairs], self.length)
         self._images, self._texts = images, texts

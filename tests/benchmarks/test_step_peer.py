@@ -31,7 +31,9 @@ PRETRAIN = (  # the switches of configs/pretrain.py, where the demo's differ
 )
 
 
-def trained(*flags: str) -> tuple[Ours, Peer, list[dict[str, tuple[float, float]]]]:
+def trained(
+    *flags: str, cut: bool = False
+) -> tuple[Ours, Peer, list[dict[str, tuple[float, float]]]]:
     """Both after the same steps, and the losses of each step: (ours, the peer's)."""
     config = parse_arguments([*flags, *KEYS], "").config
     mine = ours(config)
@@ -39,7 +41,7 @@ def trained(*flags: str) -> tuple[Ours, Peer, list[dict[str, tuple[float, float]
     found = []
     for step in range(STEPS):
         pairs = peer_batch(config, mine, step, "cpu")
-        metrics, theirs = mine.run(), peer.step(pairs, mine.weights, RATE, MOMENTUM)
+        metrics, theirs = mine.run(), peer.step(pairs, mine.weights, RATE, MOMENTUM, cut=cut)
         found.append(
             {n: (float(metrics[f"loss/{n}"]), float(v.detach())) for n, v in theirs.items()}
         )
@@ -47,6 +49,7 @@ def trained(*flags: str) -> tuple[Ours, Peer, list[dict[str, tuple[float, float]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize(
     ("flags", "objectives"),
     [
@@ -56,8 +59,8 @@ def trained(*flags: str) -> tuple[Ours, Peer, list[dict[str, tuple[float, float]
     ],
     ids=["demo", "pretrain", "contrastive"],
 )
-def test_after_some_steps_both_are_the_same(flags, objectives: set[str]) -> None:
-    mine, peer, losses = trained(*flags)
+def test_after_some_steps_both_are_the_same(flags, objectives: set[str], cut: bool) -> None:
+    mine, peer, losses = trained(*flags, cut=cut)
     for step in losses:
         assert set(step) == objectives
         for one, other in step.values():
@@ -72,8 +75,13 @@ def test_after_some_steps_both_are_the_same(flags, objectives: set[str]) -> None
         named = from_ours(params)
         assert set(named) == set(theirs)
         for name, value in named.items():
-            # Adam divides by the size of a gradient: where that is rounding alone, so is the sign.
-            torch.testing.assert_close(value, theirs[name].detach(), rtol=0, atol=0.5 * RATE)
+            other = theirs[name].detach()
+            if name.endswith("qkv.bias"):
+                # A key's bias moves no attention. Its gradient is rounding alone, by whose size
+                # Adam divides it.
+                value, other = (torch.cat([b.chunk(3)[0], b.chunk(3)[2]]) for b in (value, other))
+            # Where a gradient is near rounding the sign of its step is, too.
+            torch.testing.assert_close(value, other, rtol=0, atol=0.5 * RATE)
     k = len(peer.queue.valid)
     np.testing.assert_array_equal(state.method.queue.valid[:k], peer.queue.valid.numpy())
     np.testing.assert_array_equal(state.method.queue.group_id[:k], peer.queue.group_id.numpy())
