@@ -43,6 +43,7 @@ from cots_jax.train.augmentation import augmentation_of
 from cots_jax.train.health import momentum_distance, queue_health
 from cots_jax.train.mesh import fetch, place, rows_of_process, state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
+from cots_jax.train.planning import arguments_of
 from cots_jax.train.state import State
 from cots_jax.train.step import CotsStep, Gradients, Knobs, Method
 from cots_jax.train.utilisation import step_flops
@@ -133,6 +134,12 @@ class CotsTask:
         )
         self.step = jax.jit(self._step, donate_argnums=0)
         self._counted: dict[frozenset[str], int] = {}
+
+    def compile(self) -> None:
+        """Makes the step's program by shapes alone; JAX keeps it for the first call of `step`."""
+        frozen = self.image_tokenizer.params if self.image_tokenizer else None
+        shapes = arguments_of(self._step, self.config, frozen, len(self.table.sources))
+        self.step.lower(*shapes).compile()
 
     # ---------------------------------------------------------------- state
 

@@ -80,6 +80,9 @@ class DvaeTask:
         self.schedules = {n: parse_schedule(t, clock, key) for n, (t, key) in texts.items()}
         self.step = jax.jit(self._step, donate_argnums=0)
 
+    def compile(self) -> None:
+        """Nothing: this step is small, and compiles when it is called."""
+
     # ---------------------------------------------------------------- state
 
     def fresh(self) -> State:

@@ -30,6 +30,7 @@ from cots_jax.processes import (
 )
 from cots_jax.schema import Config
 from cots_jax.switches import Switch, Task
+from cots_jax.train.ahead import CompiledAhead
 from cots_jax.train.assemble import assembled, claimed
 from cots_jax.train.best import Best
 from cots_jax.train.clock import Clock
@@ -108,6 +109,7 @@ def _run(
 
     # ------------------------------------------------------------ state: fresh or resumed
     found = checkpoint.latest(workdir / CHECKPOINTS)
+    ahead = CompiledAhead(task.compile, wanted=found is None or found.step < total)
     here = standing(config, task, found, workdir)
     state, start = here.state, here.step
     frozen = task.frozen()
@@ -189,6 +191,8 @@ def _run(
                 clock.hidden("data", behind="step")  # the devices did not run dry
             own = time.monotonic() - began
             with clock.span("compile" if step == start else "step"):
+                if step == start:
+                    ahead.wait()
                 with jax.transfer_guard("disallow"):
                     state, measured = task.step(state, frozen, batch, knobs)
                 if step == start:

@@ -108,9 +108,9 @@ MUTATIONS = {
     ),
     f"{PLAIN}/fetches": (0, f"tiny: {short_run.PLAIN}, fetches 0 -> 1"),
     f"{PLAIN}/puts": (2, f"tiny: {short_run.PLAIN}, puts 2 -> 3 (+50.0 %)"),
-    "programs/before the first step/jit(make)": (
+    "programs/until the end of the first step/jit(make)": (
         1,
-        "before the first step: jit(make) 1 -> 2 (+100.0 %)",
+        "until the end of the first step: jit(make) 1 -> 2 (+100.0 %)",
     ),
 }
 
@@ -154,6 +154,7 @@ PROMISES = {
     f"compiled/{compiled.QUEUE}/{compiled.CHUNKED}": (5000, "[b, k] is materialised whole"),
     f"{PLAIN}/fetches": (1, "fetches should be 0 and is 1"),
     f"{PLAIN}/other waits": (2, "other waits should be 0 and is 2"),
+    "short_run/tiny/times that the step was compiled": (2, "compiled should be 1 and is 2"),
     "short_run/tiny/programs of later steps": (1, "programs of later steps should be 0 and is 1"),
     "short_run/tiny/programs of the second evaluation": (3, "second evaluation should be 0"),
 }
