@@ -4,16 +4,21 @@
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import jax
 import pytest
 from doors import PROJECT
 
-from benchmarks.made_up import write_pairs
+from benchmarks.made_up import write_codes, write_pairs, write_tokenizer
 from cots_jax.arguments import parse_arguments
 from cots_jax.train.ahead import CompiledAhead
+from cots_jax.train.assemble import assembled
+from cots_jax.train.cots import CotsTask
 from cots_jax.train.loop import train
+from cots_jax.train.mesh import make_mesh, place, place_rows, whole
+from cots_jax.train.planning import arguments_of
 from cots_jax.train.trace import Trace
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -54,6 +59,56 @@ def test_an_error_is_left_to_the_step_that_meets_it_again() -> None:
         raise ValueError("no such operation")
 
     CompiledAhead(fails, wanted=True).wait()
+
+
+ALONE = {f"method.weight_{level}": "0" for level in ("mvm", "mlm", "task")}
+ALONE |= {f"method.filter.{key}": "off" for key in ("state", "list_dropped")}
+ALONE["method.queue_length"] = "0"
+CASES = {  # names of the config, whether it makes its codes itself, keys
+    "all levels": ("", True, {}),
+    "codes ahead": ("", False, {}),
+    "contrastive": ("contrastive", False, {}),
+    "in-batch InfoNCE": ("contrastive", False, {**ALONE, "method.contrast": "batch"}),
+    "sigmoid": ("contrastive", False, {**ALONE, "method.contrast": "sigmoid"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_the_shapes_are_those_of_what_the_loop_calls_the_step_with(
+    case: str, tmp_path: Path
+) -> None:
+    """Others would be compiled in vain, and the step a second time."""
+    write_pairs(tmp_path / "data", 48, 16, held_out=12)
+    write_tokenizer(tmp_path / "dvae", "dvae-16-8")
+    names, online, own = CASES[case]
+    if not online:
+        write_codes(tmp_path / "data", "tiny-16", 16)
+    flags = {
+        "data.train": f"{tmp_path}/data#train",
+        "data.eval": f"{tmp_path}/data#val",
+        "image_tokenizer": f"{tmp_path}/dvae" if online else "",
+        "augmentation.shift": "0.0",
+        **own,
+    }
+    keys = [f"--config.{name}={value}" for name, value in flags.items()]
+    spec = f"--config={PROJECT / 'configs/tiny.py'}:{names}"
+    config = parse_arguments([spec, *keys], "").config
+    mesh = make_mesh(config.hardware)
+    with assembled(config, tmp_path / "run", mesh) as task:
+        assert isinstance(task, CotsTask)
+        frozen = task.image_tokenizer.params if task.image_tokenizer else None
+        planned = arguments_of(task._step, config, frozen, 1)
+        batch = place_rows(next(iter(task.batches())), mesh, config.batch)
+        knobs = place(task.knobs(0), whole(mesh))
+        real = task.fresh(), task.frozen(), batch, knobs
+
+    def said(leaf: Any) -> tuple[Any, ...]:
+        return leaf.shape, leaf.dtype, leaf.sharding
+
+    assert jax.tree.structure(planned) == jax.tree.structure(real)
+    assert jax.tree.leaves(jax.tree.map(said, planned)) == jax.tree.leaves(jax.tree.map(said, real))
+    assert ("mvm" in task.schedules.active) == (case in ("all levels", "codes ahead"))
 
 
 class StoppedError(Exception):
