@@ -65,8 +65,7 @@ demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Every step looks for its own result first and does only what is missing.
 demo: $(VENV)/.demo-installed
 	$(bin)/python -m cots_jax.prepare emoji --out=data/emoji
-	$(bin)/python -m cots_jax.main --config=configs/dvae.py:emoji --workdir=runs/demo-dvae
-	$(bin)/python -m cots_jax.main --config=configs/demo.py --workdir=runs/demo
+	$(bin)/python -m cots_jax.main --config=configs/demo.py:kl --workdir=runs/demo
 	$(bin)/python -m cots_jax.evaluate --workdir=runs/demo
 	@echo
 	@echo "To search the held-out drawings on a web page (it says where; the first time it embeds them):"

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: the full COTS objective from scratch on 5,774 emoji pairs, minutes on two cores.
+"""The demo: COTS from scratch on 5,774 emoji pairs, minutes on two cores.
 
     make demo
-    python -m cots_jax.main --config=configs/demo.py
+    python -m cots_jax.main --config=configs/demo.py:kl            (what it trains: no masks)
     python -m cots_jax.main --config=configs/demo.py:contrastive   (instance level alone)
     python -m cots_jax.main --config=configs/demo.py:clip          (a baseline; see methods.py)
+    python -m cots_jax.main --config=configs/demo.py               (all levels)
+
+All levels need an image tokenizer: `python -m cots_jax.main --config=configs/dvae.py:emoji
+--workdir=runs/demo-dvae` first, a minute.
 
 Every value is an own choice (O), tuned on the emoji_dev splits only; docs/demo_recipe.md has the
 table of what was tried.
@@ -16,6 +20,9 @@ from ml_collections import ConfigDict
 
 KINDS: dict[str, tuple[str, ...]] = {"method": METHODS, "length": ("smoke",)}
 
+# Fixed, so that every machine trains the same model; as many as take the time of all levels.
+STEPS = {"kl": 7800, "contrastive": 7800}
+
 
 def get_config(names: str = "") -> ConfigDict:
     """A part or baseline of methods.py in the place of all levels; `smoke`: a run of seconds."""
@@ -24,7 +31,7 @@ def get_config(names: str = "") -> ConfigDict:
     config.name = "demo"
     config.seed = 0
     config.model = "emoji-32"  # ViT 4 x 128 at 32 px, patch 8; BERT 2 x 128
-    config.duration = "6000 steps"  # fixed, so that every machine trains the same model
+    config.duration = f"{STEPS.get(found['method'], 6000)} steps"
     config.batch = 64  # pairs; smaller batches with more steps did better at equal pictures
     config.checkpoint_every = "10%"
     config.evaluate_every = "10%"
