@@ -196,11 +196,17 @@ class PairTable:
     ) -> np.ndarray:
         shown = [self._shown(record) for record in found]
         chosen = chosen_frames(np.array([len(frames) for frames in shown]), offsets)
-        films = []
-        for row, record, frames, places in zip(rows, found, shown, chosen, strict=True):
-            decoded = {i: self._decode(row, record, frames[i]) for i in set(places.tolist())}
-            films.append(np.stack([decoded[i] for i in places.tolist()]))
-        return np.stack(films)
+        films = np.empty((*chosen.shape, self.size, self.size, 3), np.uint8)
+        for film, row, record, frames, places in zip(
+            films, rows, found, shown, chosen, strict=True
+        ):
+            first: dict[int, int] = {}  # where a frame that comes again stands already
+            for place, frame in enumerate(places.tolist()):
+                if (at := first.setdefault(frame, place)) < place:
+                    film[place] = film[at]
+                else:
+                    film[place] = self._decode(row, record, frames[frame])
+        return films
 
     def _shown(self, record: records.Record) -> tuple[bytes, ...]:
         """The JPEGs that a record is looked at by."""
