@@ -15,8 +15,9 @@ configs/tiny.py likewise. Medians over rounds: what the first start alone reads 
 not decide.
 
 Phases: `python`, until it runs our first line; `imports`; `config`, which asks for the devices;
-`data`, opening, decoding what is kept in memory, words, tokenizer; `state`, the fresh parameters;
-`batch`, the first one; `step`, traced, lowered, compiled (or found in the cache) and run.
+`data`, opening, decoding what is kept in memory, words, tokenizer; `state`, the fresh parameters,
+while a thread traces, lowers and compiles the step (or finds it in the cache);
+`batch`, the first one; `step`, what is left of that, and its run.
 """
 
 import argparse

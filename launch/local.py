@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes on this machine that work as one, started again together when one is lost.
 
-    python launch/local.py --processes=2 -- python -m cots_jax.main --config=configs/demo.py
+    python launch/local.py --processes=2 -- python -m cots_jax.main --config=configs/demo.py:kl
 
 Process i takes GPU i where there are GPUs. Lines of output begin with the number of their process.
 With one process nothing is added to its environment or its output: that starts a command again

@@ -72,7 +72,12 @@ def first_and(x: Tensor, places: Tensor) -> Tensor:
     """The first token and those at `places` [b, m] of x [b, n, d]: [b, 1 + m, d]."""
     if not places.shape[1]:
         return x[:, :1]
-    return torch.cat([x[:, :1], x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))], dim=1)
+    return torch.cat([x[:, :1], tokens_at(x, places)], dim=1)
+
+
+def tokens_at(x: Tensor, places: Tensor) -> Tensor:
+    """[b, m, d]: those at `places` [b, m] of x [b, n, d]."""
+    return x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 @dataclasses.dataclass

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.step.peer_model import Encoded, Heads, Towers
+from benchmarks.step.peer_model import Encoded, Heads, Towers, tokens_at
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import TwoStreamConfig
 from cots_jax.schema import MethodConfig, OptimizerConfig
@@ -196,7 +196,7 @@ class Peer(nn.Module):
         places = places[:, : self.masked_patches]
         hidden = self.towers.image(image[::every], mask, places if cut else None).tokens
         if not cut:
-            hidden = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
+            hidden = tokens_at(hidden, places)
         logits = self.heads.mvm(hidden, read.cls[::every])
         ids = batch.image_tokens[::every].gather(1, places).flatten()
         found = functional.cross_entropy(logits.flatten(0, 1).float(), ids, reduction="none")
@@ -208,7 +208,7 @@ class Peer(nn.Module):
         read = self.towers.text
         hidden = read(batch.masked_text, batch.text_length[::every], places if cut else None).tokens
         if not cut:
-            hidden = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[-1]))
+            hidden = tokens_at(hidden, places)
         logits = self.heads.mlm(hidden, seen.cls[::every], read.token_embedding.weight)
         targets = batch.targets.flatten()
         found = functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The suites on emoji: does the full objective pay, which settings were tried, and what might help?
 
-Every arm is `configs/demo.py` under one of the names of `configs/methods.py`, so the recipe that is
-studied is the recipe that `make demo` trains.
+Every arm is `configs/demo.py` under one of the names of `configs/methods.py`; `make demo` trains
+that of `kl`.
 """
 
 from collections.abc import Mapping
@@ -250,8 +250,8 @@ EMOJI_REMEDIES = Suite(
 )
 
 
-# What `make demo` trains, against the same with fewer levels and against batches of half the size,
-# each for as long, on the sets that settings may be chosen by.
+# All levels at the demo's batch and rate, the same with fewer levels (`make demo` trains `demo-kl`)
+# and batches of half the size, each for as long, on the sets that settings may be chosen by.
 _DEMO_KEYS = {"duration": "6000 steps", "evaluate_every": "25%", **QUIET}
 _FEWER = ("kl", "contrastive")
 

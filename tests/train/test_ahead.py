@@ -11,6 +11,7 @@ import jax
 import pytest
 from doors import PROJECT
 
+from benchmarks.counts.watch import COMPILED
 from benchmarks.made_up import write_codes, write_pairs, write_tokenizer
 from cots_jax.arguments import parse_arguments
 from cots_jax.train.ahead import CompiledAhead
@@ -20,8 +21,6 @@ from cots_jax.train.loop import train
 from cots_jax.train.mesh import make_mesh, place, place_rows, whole
 from cots_jax.train.planning import arguments_of
 from cots_jax.train.trace import Trace
-
-COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def test_it_is_called_in_another_thread_and_awaited() -> None:
