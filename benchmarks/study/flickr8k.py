@@ -47,7 +47,7 @@ def _suite(
             arm("contrastive", "contrastive"),
             arm("kl", "kl"),
             arm("full", ""),
-            arm("contrastive-time", "contrastive", as_long_as="full"),
+            *(arm(f"{n}-time", n, as_long_as="full") for n in ("contrastive", "kl")),
         ),
         contrasts=tuple(
             Contrast(*pair)
@@ -56,6 +56,8 @@ def _suite(
                 ("kl", "contrastive"),
                 ("full", "kl"),
                 ("full", "contrastive-time"),
+                ("full", "kl-time"),
+                ("kl-time", "contrastive-time"),
             )
         ),
         first=first,
