@@ -27,10 +27,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks import plots
 from benchmarks.made_up import captions, pictures, write_model
 from benchmarks.measure import (
     Found,
     Table,
+    bar,
     flags_of,
     in_turns,
     median,
@@ -54,6 +56,7 @@ WIDTH = 256  # of the encoder that costs nothing
 LENGTH = 80  # text tokens of random towers
 SIZE, QUICK = "photo-64", "tiny-16"
 ROUNDS = 3
+AIM = 90  # percent of the bare encoder's rate, of the path into an index
 
 
 def write_pictures(folder: Path, count: int, side: int) -> list[Path]:
@@ -127,8 +130,14 @@ def measured(flags: argparse.Namespace) -> Found:
             rows += _collection(root, flags.collection)
     length = model.config.data.text_length
     title = f"{model.config.model}, {model.preprocessing.size} px, {length} tokens a text"
-    columns = ("way", "items", "items/s", "of the bare encoder's rate, %", "least to most")
-    return Found([Table(title, columns, rows)], {"seconds": spent})
+    columns = ("way", "items", "items/s", "of the bare encoder's rate, %", "least to most, %")
+    bars = [
+        bar(way, spent, (_bare(way), way), AIM if way == "index" else None, unit=100)
+        for way in spent
+        if way != _bare(way)
+    ]
+    plot = plots.bars(title, "% of the bare encoder's rate", bars)
+    return Found([Table(title, columns, rows)], {"seconds": spent}, plot)
 
 
 def _embed(
@@ -155,11 +164,16 @@ def _embed(
         call()
     spent, rows = in_turns(calls, rounds), []
     for name in calls:
-        of = "bare texts" if "texts" in name else "bare images"
+        of = _bare(name)
         count = len(texts if "texts" in name else paths)
-        rate = count / median(spent[name])
-        rows.append((name, count, rate, 100 * ratio(spent, of, name), spread(spent, of, name)))
+        rate, least_to_most = count / median(spent[name]), spread(spent, of, name, unit=100)
+        rows.append((name, count, rate, 100 * ratio(spent, of, name), least_to_most))
     return rows, spent
+
+
+def _bare(way: str) -> str:
+    """The encoder that a way is held against."""
+    return "bare texts" if "texts" in way else "bare images"
 
 
 def _collection(root: Path, count: int) -> list[tuple[Any, ...]]:

@@ -2,8 +2,8 @@
 """What the benchmarks share: times in turns, memory, and facts of where a figure was taken.
 
 A benchmark is a module with a `main` that calls `run_benchmark`: one command, `--quick` for a look
-in seconds, `--out=FILE.json` for a record. It measures into tables, which are printed as Markdown
-and recorded with machine, versions, commit, date and command.
+in seconds, `--out=FILE.json` for a record and FILE.svg for a plot. It measures into tables, which
+are printed as Markdown and recorded with machine, versions, commit, date and command.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shlex
 import statistics
@@ -25,6 +26,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.plots import Bar
 from cots_jax.errors import UserError
 from cots_jax.files import write_whole
 
@@ -53,10 +55,12 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a benchmark has found. `details` are JSON-able and stand in the record alone."""
+    """What a benchmark has found. `details` are JSON-able and stand in the record alone; the plot
+    is an SVG."""
 
     tables: list[Table]
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    plot: str = ""
 
 
 def in_words(cell: Cell) -> str:
@@ -104,10 +108,32 @@ def ratio(spent: Samples, name: str, of: str) -> float:
     return statistics.median(a / b for a, b in zip(spent[name], spent[of], strict=True))
 
 
-def spread(spent: Samples, name: str, of: str) -> str:
-    """The least and the most of the same ratio, to be read beside its median."""
+def least_and_most(spent: Samples, name: str, of: str) -> tuple[float, float]:
+    """Of the same ratio over the rounds."""
     found = [a / b for a, b in zip(spent[name], spent[of], strict=True)]
-    return f"{min(found):.3g} to {max(found):.3g}"
+    return min(found), max(found)
+
+
+def spread(spent: Samples, name: str, of: str, unit: float = 1) -> str:
+    """The least and the most of that ratio in words, to be read beside its median.
+
+    unit: 100 for percent.
+    """
+    least, most = least_and_most(spent, name, of)
+    return f"{unit * least:.3g} to {unit * most:.3g}"
+
+
+def bar(
+    name: str,
+    spent: Samples,
+    pair: tuple[str, str],
+    aim: float | None = None,
+    at_least: bool = True,
+    unit: float = 1,
+) -> Bar:
+    """That ratio of a pair as a bar; the aim is in the same unit."""
+    least, most = least_and_most(spent, *pair)
+    return Bar(name, unit * ratio(spent, *pair), unit * least, unit * most, aim, at_least)
 
 
 def median(values: Sequence[float]) -> float:
@@ -204,13 +230,14 @@ def flags_of(name: str, doc: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: a look, no figures")
     parser.add_argument("--rounds", type=int, default=0, help="in turns; 0: the benchmark's own")
-    parser.add_argument("--out", type=Path, help="a JSON file for the record")
+    parser.add_argument("--out", type=Path, help="a JSON file for the record; the plot beside it")
     return parser
 
 
 def _telling(argv: Sequence[str]) -> list[str]:
-    """The flags that decide over the figures, and not where they are written."""
-    return [word for word in argv if not word.startswith(("--out=", "--plot="))]
+    """The flags that decide over the figures, without folders of one machine."""
+    told = [word for word in argv if not word.startswith("--out=")]
+    return [re.sub("=/.*", "=FOLDER", word) for word in told]
 
 
 def run_benchmark(
@@ -250,6 +277,8 @@ def run_benchmark(
         }
         if flags.out:
             write_whole(flags.out, json.dumps(record, indent=1) + "\n")
+            if found.plot:
+                write_whole(flags.out.with_suffix(".svg"), found.plot)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

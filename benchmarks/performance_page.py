@@ -4,16 +4,17 @@
     python -m benchmarks.performance_page FOLDER [--page=FILE.md]
 
 FOLDER holds what `--out=FOLDER/NAME.json` has written. Of each section of the page, what stands
-between `<!-- figures: NAME -->` and `<!-- end -->` is replaced by the tables of NAME.json, with
-command, date, commit, machine and versions; a section without a record stays as it is. Records of
-quick looks are refused.
+between `<!-- figures: NAME -->` and `<!-- end -->` is replaced by the plot and the tables of
+NAME.json, with command, date, commit, machine and versions. Record and plot are copied into a
+folder beside the page, which has the page's name, so that each figure has all its times one click
+away. A section without a record stays as it is. Records of quick looks are refused.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ def read_record(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is no record of a benchmark ({error!r}): measure anew") from error
 
 
-def figures(record: Mapping[str, Any]) -> str:
-    """The tables of a record and where they were taken, in Markdown."""
+def figures(record: Mapping[str, Any], stem: str, plotted: bool) -> str:
+    """The tables of a record and where they were taken, in Markdown.
+
+    stem: of the files of the record and of its plot, as the page links to them.
+    """
     tables = [Table(t["title"], tuple(t["columns"]), t["rows"]) for t in record["tables"]]
     machine = record["machine"]
     where = machine["device"]
@@ -49,13 +53,19 @@ def figures(record: Mapping[str, Any]) -> str:
     taken = (
         f"Taken on {record['date'][:10]} at commit {record['commit'][:12]}, {where}, "
         f"{machine['cores']} cores, {machine['memory_gib']} GiB, a load of {machine['load'][0]} "
-        f"before it began, by `{record['command']}`: {versions}."
+        f"before it began, by `{record['command']}` ([all times]({stem}.json)): {versions}."
     )
-    return "\n\n".join([taken, *(table.markdown() for table in tables)])
+    plot = [f"![{record['benchmark']}: {tables[0].title}]({stem}.svg)"] if plotted else []
+    return "\n\n".join([taken, *plot, *(table.markdown() for table in tables)])
 
 
-def filled(page: str, records: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page with the figures of these records in their sections. Raises UserError."""
+def filled(
+    page: str, records: Mapping[str, Mapping[str, Any]], folder: str, plotted: Container[str]
+) -> str:
+    """The page with the figures of these records in their sections. Raises UserError.
+
+    folder: of records and plots, as the page links to it. plotted: the records that have a plot.
+    """
     known = SECTION.findall(page)
     for name in records:
         if name not in known:
@@ -65,7 +75,8 @@ def filled(page: str, records: Mapping[str, Mapping[str, Any]]) -> str:
         name = found[1]
         if name not in records:
             return found[0]
-        return f"<!-- figures: {name} -->\n\n{figures(records[name])}\n\n<!-- end -->\n"
+        made = figures(records[name], f"{folder}/{name}", name in plotted)
+        return f"<!-- figures: {name} -->\n\n{made}\n\n<!-- end -->\n"
 
     return SECTION.sub(section, page)
 
@@ -80,7 +91,15 @@ def main(argv: Sequence[str]) -> int:
         records = {file.stem: read_record(file) for file in sorted(flags.folder.glob("*.json"))}
         if not records:
             raise UserError(f"there is no record in {flags.folder}: make them by --out=NAME.json")
-        write_whole(flags.page, filled(flags.page.read_text("utf-8"), records))
+        beside = flags.page.with_suffix("")
+        plots = {name: flags.folder / f"{name}.svg" for name in records}
+        plots = {name: file.read_text("utf-8") for name, file in plots.items() if file.exists()}
+        page = filled(flags.page.read_text("utf-8"), records, beside.name, plots)
+        for name, record in records.items():
+            write_whole(beside / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        for name, plot in plots.items():
+            write_whole(beside / f"{name}.svg", plot)
+        write_whole(flags.page, page)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

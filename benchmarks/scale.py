@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the cost of a step grows with batch, queue, image side and text length.
 
-    python -m benchmarks.scale [--axes=batch,queue,side,length] [--plot=FILE.svg]
+    python -m benchmarks.scale [--axes=batch,queue,side,length]
 
 The full objective of configs/pretrain.py with small towers (ViT 4 x 192, patch 16; BERT 2 x 192) on
 one device; codes come with the batch. One of the four sizes grows, the others stay at those of
@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -32,7 +31,6 @@ from benchmarks.running_step import RunningStep
 from cots_jax.arguments import parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError, nearest
-from cots_jax.files import write_whole
 from cots_jax.models.two_stream import SIZES
 from cots_jax.planning.planner import planned_for
 from cots_jax.planning.targets import target_of
@@ -132,10 +130,9 @@ def measured(flags: argparse.Namespace) -> Found:
         ]
         tables.append(Table(f"Steps as {name} grows", columns, lines))
         panels.append(_panel(name, sizes, times, flops))
-    if flags.plot:
-        write_whole(flags.plot, plots.page(panels))
     columns = ("axis", "measured", "counted", "measured, last", "counted, last", "in the end")
-    return Found([Table(f"Exponents; at first {_start()}", columns, rows), *tables], found)
+    exponents = Table(f"Exponents; at first {_start()}", columns, rows)
+    return Found([exponents, *tables], found, plots.page(panels))
 
 
 def _start() -> str:
@@ -157,7 +154,6 @@ def main(argv: Sequence[str]) -> int:
     """Exit status as `run_benchmark` has it."""
     parser = flags_of("scale", __doc__ or "")
     parser.add_argument("--axes", default=",".join(AXES), help="a comma list")
-    parser.add_argument("--plot", type=Path, help="an SVG of times and operations")
     parser.set_defaults(keys=[])
     return run_benchmark("scale", parser, argv, measured)
 

@@ -35,6 +35,7 @@ from typing import Any
 
 from benchmarks.made_up import write_codes, write_pairs, write_tokenizer, write_vocabulary
 from benchmarks.measure import PROJECT, Found, Table, flags_of, median, run_benchmark, seconds
+from benchmarks.plots import Bar, bars
 from benchmarks.start_marks import PHASES, STAGES
 from cots_jax.errors import UserError, nearest
 
@@ -85,6 +86,7 @@ CASES = {
     "b16-384": Case("pretrain.py", make_large, LARGE),
     "tiny": Case("tiny.py", make_tiny),
 }
+AIMS = {("demo", "cold"): 20.0, ("demo", "cache"): 8.0, ("b16-384", "cold"): 60.0}  # seconds
 
 
 def _door(root: Path, door: str, *flags: str) -> None:
@@ -176,7 +178,21 @@ def measured(flags: argparse.Namespace) -> Found:
         rows,
     )
     columns = ("case", "programs", "phase", *STAGES.values())
-    return Found([phases, Table("Of these, seconds on programs", columns, stages)], details)
+    programs = Table("Of these, seconds on programs", columns, stages)
+    return Found([phases, programs], details, plotted(details))
+
+
+def plotted(details: Mapping[str, Any]) -> str:
+    """Bars of the seconds in all, by case."""
+    rows = []
+    for name in filter(CASES.__contains__, details):
+        for kind, starts in details[name].items():
+            spent = [sum(one["phases"].values()) for one in starts]
+            aim = AIMS.get((name, kind))
+            rows.append(
+                Bar(f"{name}, {kind}", median(spent), min(spent), max(spent), aim, at_least=False)
+            )
+    return bars("From the command to the first step", "s", rows)
 
 
 def _world(name: str, demo: Path, temporary: Path) -> Path:

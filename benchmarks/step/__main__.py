@@ -25,11 +25,13 @@ import jax
 import numpy as np
 import torch
 
+from benchmarks import plots
 from benchmarks.measure import (
     PROJECT,
     Cell,
     Found,
     Table,
+    bar,
     flags_of,
     in_turns,
     median,
@@ -47,6 +49,7 @@ from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
 from cots_jax.planning.tokenizers import tokenizer_shapes
 from cots_jax.schema import Config
+from cots_jax.switches import Forward
 from cots_jax.train.flops import count_flops
 from cots_jax.train.utilisation import as_counted
 
@@ -60,6 +63,9 @@ PLACES = {"cpu": "cpu", "gpu": "cuda"}  # JAX's name of the device -> PyTorch's
 AGREE = {"float32": 1e-4, "bfloat16": 5e-2}  # relative, of losses
 ON_CPU = {"float32": "float32", "bfloat16": "bfloat16_operands"}  # hardware.precision
 CHECKED, IN_A_ROW, ROUNDS = 2, 3, 9  # steps; steps of a turn
+FULL_OVER = "full over contrastive alone"
+AT_LEAST = {"demo": 2.0, "b16-224": 1.0}  # aims: the peer's time over ours, full objective
+AT_MOST = {False: 1.85, True: 1.3}  # aims: full over contrastive; masked forwards shared or not
 
 Call = Callable[[], Any]
 
@@ -154,7 +160,8 @@ def measured(flags: argparse.Namespace) -> Found:
         mine[arm], found, flops[arm] = against_peer(configs[arm], arm, flags.peers, precision)
         calls |= {f"{arm}: {name}": call for name, call in found.items()}
     spent = _turns(calls, flags)
-    tables = [_times(f"A step of {size}, {batch} pairs, {precision}", spent), _ratios(spent)]
+    title = f"A step of {size}, {batch} pairs, {precision}"
+    tables = [_times(title, spent), _ratios(spent)]
     first = flags.arms[0]
     if flags.profile:
         tables += profile_tables(f"Ours, {first}", calls[f"{first}: ours"])
@@ -162,7 +169,9 @@ def measured(flags: argparse.Namespace) -> Found:
         found = parts(mine[first], tokenizer_shapes(configs[first]))
         times = _turns({name: part.run for name, part in found.items()}, flags)
         tables.append(_times("Its parts, each by itself", times))
-    return Found(tables, {"flops": flops, "batch": batch, "seconds": spent})
+    shared = configs[first].method.masked.forward is Forward.SHARED
+    details = {"flops": flops, "batch": batch, "seconds": spent}
+    return Found(tables, details, plotted(title, spent, size, shared))
 
 
 def _turns(calls: Mapping[str, Call], flags: argparse.Namespace) -> dict[str, list[float]]:
@@ -176,24 +185,40 @@ def _times(title: str, spent: Mapping[str, Sequence[float]]) -> Table:
     return Table(title, ("what", "ms"), rows)
 
 
-def _ratios(spent: Mapping[str, Sequence[float]]) -> Table:
-    """Medians over the rounds of one call's time over another's, with their spread."""
+def _pairs(spent: Mapping[str, Sequence[float]]) -> dict[str, tuple[str, str]]:
+    """The ratios that are looked at, of one call's time over another's."""
     wanted = {
         f"{arm}: {peer} peer over ours": (f"{arm}: {peer}", f"{arm}: ours")
         for arm in ARMS
         for peer in PEERS
     }
-    wanted["full over contrastive alone"] = ("full: ours", "contrastive: ours")
+    wanted[FULL_OVER] = ("full: ours", "contrastive: ours")
     wanted["peer's towers over Hugging Face's"] = (
         "full: peer's towers",
         "full: Hugging Face's towers",
     )
+    return {name: pair for name, pair in wanted.items() if set(pair) <= set(spent)}
+
+
+def _ratios(spent: Mapping[str, Sequence[float]]) -> Table:
+    """Medians over the rounds of one call's time over another's, with their spread."""
     rows: list[tuple[Cell, ...]] = [
-        (name, ratio(spent, *pair), spread(spent, *pair))
-        for name, pair in wanted.items()
-        if set(pair) <= set(spent)
+        (name, ratio(spent, *pair), spread(spent, *pair)) for name, pair in _pairs(spent).items()
     ]
     return Table("Ratios", ("what", "median", "over the rounds"), rows)
+
+
+def plotted(title: str, spent: Mapping[str, Sequence[float]], size: str, shared: bool) -> str:
+    """The ratios as bars, with the aims that the size has; nothing where there are none."""
+    rows = []
+    for name, pair in _pairs(spent).items():
+        if name == FULL_OVER and size.startswith("b16"):
+            rows.append(bar(name, spent, pair, AT_MOST[shared], at_least=False))
+        elif name.startswith("full: "):
+            rows.append(bar(name, spent, pair, AT_LEAST.get(size)))
+        else:
+            rows.append(bar(name, spent, pair))
+    return plots.bars(title, "ratios of times", rows) if rows else ""
 
 
 def _flags() -> argparse.ArgumentParser:

@@ -29,7 +29,8 @@ MAIN = {"embed": embed.main, "evaluate": evaluate.main, "input": reading.main,
 
 
 def run(argv: Sequence[str]) -> int:
-    return run_benchmark("some", flags_of("some", ""), argv, lambda _: Found([TABLE], {"x": 1}))
+    found = Found([TABLE], {"x": 1}, plots.bars("Some", "s", [plots.Bar("a", 0.1, 0.1, 0.2)]))
+    return run_benchmark("some", flags_of("some", ""), argv, lambda _: found)
 
 
 def test_calls_take_turns_and_each_begins_a_round() -> None:
@@ -153,6 +154,22 @@ def test_a_plot_has_a_point_for_each_value() -> None:
     assert ticks[:5] == ["0.1", "1", "10", "100", "1000"]
 
 
+def test_bars_are_as_long_as_their_values_and_show_which_aim_is_missed() -> None:
+    rows = [
+        plots.Bar("half", 1.0, 0.5, 1.5, aim=2.0),
+        plots.Bar("a < b", 2.0, 2.0, 2.0, aim=4.0, at_least=False),
+        plots.Bar("no aim", 4.0, 4.0, 4.0),
+    ]
+    drawn = xml.etree.ElementTree.fromstring(plots.bars("Some", "x", rows))
+    found = [e.attrib for e in drawn.iter() if e.attrib.get("class") == "bar"]
+    assert [float(e["width"]) / plots.BARS for e in found] == [0.25, 0.5, 1.0]
+    assert [e["fill"] for e in found] == [plots.COLOURS[1], *[plots.COLOURS[0]] * 2]
+    marks = [e.attrib for e in drawn.iter() if e.attrib.get("class") == "aim"]
+    assert [float(e["x1"]) - plots.NAMES for e in marks] == [plots.BARS / 2, plots.BARS]
+    texts = [e.text for e in drawn.iter() if e.tag.endswith("text")]
+    assert {"1 (aim: ≥ 2)", "2 (aim: ≤ 4)", "4", "a < b"} <= set(texts)
+
+
 PAGE = "Before\n<!-- figures: some -->\n\nNot yet.\n\n<!-- end -->\nAfter\n"
 
 
@@ -168,7 +185,11 @@ class TestPage:
         assert once.endswith("<!-- end -->\nAfter\n")
         assert TABLE.markdown() in once
         assert "Not yet" not in once
-        assert "`python -m benchmarks.some`" in once
+        assert "`python -m benchmarks.some` ([all times](page/some.json))" in once
+        assert "![some: Some](page/some.svg)" in once
+        for name in ("some.json", "some.svg"):
+            copied = tmp_path / "page" / name
+            assert copied.read_text("utf-8") == (folder / name).read_text("utf-8")
         assert performance_page.main(flags) == 0
         assert page.read_text("utf-8") == once
 
@@ -199,6 +220,16 @@ class TestPage:
         (tmp_path / "some.json").write_text(text, "utf-8")
         with pytest.raises(performance_page.UserError, match="is no record of a benchmark"):
             performance_page.read_record(tmp_path / "some.json")
+
+    def test_the_real_page_says_what_its_records_say(self) -> None:
+        """And each record has a plot; sections of before there were records have neither."""
+        page = performance_page.PAGE.read_text("utf-8")
+        beside = performance_page.PAGE.with_suffix("")
+        files = sorted(beside.glob("*.json"))
+        records = {file.stem: performance_page.read_record(file) for file in files}
+        assert len(records) >= 5
+        assert sorted(beside.glob("*.svg")) == [file.with_suffix(".svg") for file in files]
+        assert performance_page.filled(page, records, beside.name, records) == page
 
     def test_every_section_of_the_real_page_has_a_command(self) -> None:
         text = performance_page.PAGE.read_text("utf-8")
