@@ -140,7 +140,7 @@ def _update(mine: Ours) -> Part:
     bare = mine.bare
 
     def update(state: Any, grads: Any) -> Any:
-        new = advance(state, grads, jnp.float32(RATE), bare.optimizer)
+        new = advance(state, grads, jnp.float32(RATE), bare.optimizer, state.step >= 0)
         old = state.method.momentum_params
         kept = jax.tree.map(
             lambda m, p: MOMENTUM * m + (1 - MOMENTUM) * p, old, new.params["towers"]

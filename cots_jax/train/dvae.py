@@ -32,7 +32,7 @@ from cots_jax.schedule import Clockwork, parse_schedule
 from cots_jax.schema import Config
 from cots_jax.train.mesh import fetch, rows_of_process, state_shardings
 from cots_jax.train.optimizer import make_optimizer
-from cots_jax.train.state import State, advance, fresh_state, unless_broken
+from cots_jax.train.state import State, advance, fresh_state
 
 
 @flax.struct.dataclass
@@ -179,8 +179,8 @@ class DvaeTask:
 
         grads, metrics = jax.grad(loss, has_aux=True)(state.params)
         norm = optax.tree.norm(grads)
-        new = advance(state, grads, knobs.learning_rate, self.optimizer)
-        state = unless_broken(new, state, jnp.isfinite(norm) & jnp.isfinite(metrics["loss"]))
+        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+        state = advance(state, grads, knobs.learning_rate, self.optimizer, finite)
         state = jax.lax.with_sharding_constraint(state, state_shardings(self.mesh, state))
         return state, metrics | {"gradient_norm": norm, "skipped": state.skipped}
 

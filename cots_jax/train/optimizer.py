@@ -23,21 +23,71 @@ EMBEDDINGS = frozenset(
 )
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
     """Clip, Adam moments, decoupled weight decay. Updates are still to be scaled by -lr.
 
-    With layer-wise rates or frozen blocks, a frozen array has neither a gradient nor an update.
+    `update` takes `finite`, whether this step counts; where it does not, the state stays as it is
+    and updates mean nothing. With layer-wise rates or frozen blocks, a frozen array has neither a
+    gradient nor an update.
     """
     mask = decay_mask if config.decayed is Decayed.MATRICES else _all_but_temperature
     parts = [
-        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.epsilon),
+        _clipped(config.clip) if config.clip else optax.identity(),
+        _adam(config.b1, config.b2, config.epsilon),
         optax.add_decayed_weights(config.weight_decay, mask=mask),
     ]
     if config.layer_decay < 1 or config.freeze_image or config.freeze_text:
         rates = layer_rates(config)
         parts = [_scaled(rates, np.sign), *parts, _scaled(rates, np.asarray)]
-    return optax.chain(*parts)
+    return optax.with_extra_args_support(optax.chain(*parts))
+
+
+# These two are optax's, written so that a step goes once over each array. A division by the norm is
+# too dear for XLA to repeat, and made an array of all clipped gradients; and where whether the step
+# counts is decided behind the updates, they hold moments that nobody keeps. XLA then works these
+# out again inside of the parameters' update, and copies the old ones, which it overwrites.
+
+
+def _clipped(clip: float) -> optax.GradientTransformation:
+    """Updates scaled down to this global norm where theirs is greater."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        scale = jnp.minimum(1.0, clip / optax.tree.norm(updates))
+        return jax.tree.map(lambda update: scale.astype(update.dtype) * update, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformationExtraArgs:
+    """Bias-corrected moments (Kingma and Ba, 2015), and updates from those that are kept."""
+
+    def init(params: Any) -> optax.ScaleByAdamState:
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), mu, nu)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> tuple[Any, optax.ScaleByAdamState]:
+        finite = jnp.asarray(extra["finite"])
+
+        def moment(decay: float, power: int) -> Any:
+            def follow(old: jax.Array, g: jax.Array) -> jax.Array:
+                return jnp.where(finite, decay * old + (1 - decay) * g**power, old)
+
+            return follow
+
+        mu = jax.tree.map(moment(b1, 1), state.mu, updates)
+        nu = jax.tree.map(moment(b2, 2), state.nu, updates)
+        count = state.count + finite.astype(jnp.int32)
+        steps = jnp.maximum(count, 1)  # 0 after a first step that does not count
+
+        def move(m: jax.Array, v: jax.Array) -> jax.Array:
+            mean, square = ((x / (1 - b**steps).astype(x.dtype)) for x, b in ((m, b1), (v, b2)))
+            return mean / (jnp.sqrt(square) + epsilon)
+
+        return jax.tree.map(move, mu, nu), optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def decay_mask(params: Any) -> Any:

@@ -24,7 +24,9 @@ class State:
     method: Any
 
 
-def fresh_state(params: Params, optimizer: optax.GradientTransformation, method: Any) -> State:
+def fresh_state(
+    params: Params, optimizer: optax.GradientTransformationExtraArgs, method: Any
+) -> State:
     """Step 0."""
     zero = jnp.zeros((), jnp.int32)
     return State(zero, zero, params, optimizer.init(params), method)
@@ -34,20 +36,24 @@ def advance(
     state: State,
     grads: Params,
     learning_rate: jax.Array,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
+    finite: jax.Array,
 ) -> State:
-    """One optimizer update of the parameters; `method` is left to the caller."""
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    updates = jax.tree.map(lambda update: -learning_rate * update, updates)
-    params = optax.apply_updates(state.params, updates)
-    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+    """One optimizer update of the parameters; `method` is left to the caller.
 
-
-def unless_broken(new: State, old: State, finite: jax.Array) -> State:
-    """`new`, or where the gradients were not finite `old` with `step` and `skipped` counted up.
-
-    Everything else stays as it was: one NaN key would poison the queue for good.
+    Where the step is not finite, `step` and `skipped` are counted up and all else stays as it was.
     """
-    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-    skipped = old.skipped + (~finite).astype(jnp.int32)
-    return dataclasses.replace(kept, step=new.step, skipped=skipped)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, finite=finite)
+    moved = jax.tree.map(lambda p, update: p - learning_rate * update, state.params, updates)
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        skipped=state.skipped + jnp.logical_not(finite).astype(jnp.int32),
+        params=unless_broken(moved, state.params, finite),
+        opt_state=opt_state,
+    )
+
+
+def unless_broken(new: Any, old: Any, finite: jax.Array) -> Any:
+    """`new`, or where the step was not finite `old`: one NaN key would poison a queue for good."""
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

@@ -111,7 +111,7 @@ class CotsStep:
     method: MethodConfig
     masking: TextMasking
     augmentation: Augmentation
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     mesh: Mesh
     active: frozenset[str]
     paused: frozenset[str]
@@ -143,13 +143,11 @@ class CotsStep:
         """The next state, and this step's metrics; `judged` among them where it is asked for."""
         found = self.gradients(state, frozen, batch, knobs)
         norm = optax.tree.norm(found.grads)
-        new = advance(state, found.grads, knobs.learning_rate, self.optimizer)
-        new = dataclasses.replace(new, params=clamped(new.params, self.method))
-        new = dataclasses.replace(
-            new, method=self._next_method(state.method, found, batch, knobs, new)
-        )
         finite = jnp.isfinite(norm) & jnp.isfinite(found.losses.total)
-        new = unless_broken(new, state, finite)
+        new = advance(state, found.grads, knobs.learning_rate, self.optimizer, finite)
+        new = dataclasses.replace(new, params=clamped(new.params, self.method))
+        method = self._next_method(state.method, found, batch, knobs, new)
+        new = dataclasses.replace(new, method=unless_broken(method, state.method, finite))
         # Left to XLA, small arrays come back cut otherwise: a second compilation, no donation.
         new = jax.lax.with_sharding_constraint(new, state_shardings(self.mesh, new))
         metrics = self._metrics(found, batch, state.method, norm)

@@ -15,11 +15,11 @@ import sys
 
 import jax
 import numpy as np
-import optax
 import oracles
 import quick
 import toy_model
 from jax.sharding import AxisType
+from toy_optimizer import descent
 
 from cots_jax.data.masking import TextMasking
 from cots_jax.data.transforms import Augmentation
@@ -74,7 +74,7 @@ def make_step(mesh, length, accumulate, contrast):
         method=method,
         masking=TextMasking(4, WORDS, toy_model.SPECIAL),
         augmentation=AUGMENTATION,
-        optimizer=optax.trace(0.5),
+        optimizer=descent(),
         mesh=mesh,
         active=frozenset(OBJECTIVES),
         paused=frozenset(),

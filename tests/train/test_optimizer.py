@@ -2,10 +2,12 @@
 """AdamW against NumPy, and what is decayed."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import quick
 
@@ -13,7 +15,7 @@ from cots_jax.models.two_stream import TwoStream, model_size
 from cots_jax.schema import HardwareConfig, MaskedConfig, OptimizerConfig
 from cots_jax.switches import Decayed
 from cots_jax.train.optimizer import decay_mask, layer_rates, make_optimizer
-from cots_jax.train.state import advance, fresh_state
+from cots_jax.train.state import advance, fresh_state, unless_broken
 from cots_jax.weights.mapping import flat
 
 CONFIG = OptimizerConfig(weight_decay=0.1, b1=0.8, b2=0.9, epsilon=1e-3, clip=0.5)
@@ -55,18 +57,40 @@ def test_agrees_with_the_oracle_and_another_rate_compiles_nothing(clip):
     traced = []
 
     @quick.jit
-    def compiled(state, grads, rate):
+    def compiled(state, grads, rate, finite):
         traced.append(rate)
-        return advance(state, grads, rate, optimizer)
+        return advance(state, grads, rate, optimizer, finite)
 
     with jax.enable_x64(True):
         state = fresh_state(params(), optimizer, {})
-        for step, rate in enumerate((0.1, 0.02, 0.3)):
-            state = compiled(state, gradients(step), jnp.asarray(rate))
+        for step, rate in enumerate(map(jnp.asarray, (0.1, 0.02, 0.3))):
+            state = compiled(state, gradients(step), rate, jnp.array(True))
+            state = compiled(state, gradients(99), rate, jnp.array(False))  # must not count
     for name, wanted in oracle(config, (0.1, 0.02, 0.3)).items():
         np.testing.assert_allclose(state.params[name], wanted, rtol=1e-6)
     assert len(traced) == 1
-    assert state.step == 3
+    assert (state.step, state.skipped) == (6, 3)
+
+
+def test_a_step_goes_over_each_array_once():
+    """No copies of parameters and moments, and no array of clipped gradients or of updates: what a
+    step with momentum towers holds besides its arguments is nothing that grows with them."""
+    optimizer = make_optimizer(OptimizerConfig(clip=1.0, weight_decay=0.1))
+    kernel = {"kernel": jnp.ones((512, 512))}
+    state = fresh_state(kernel, optimizer, jax.tree.map(jnp.copy, kernel))
+
+    def step(state, grads, rate):
+        finite = jnp.isfinite(optax.tree.norm(grads))
+        new = advance(state, grads, rate, optimizer, finite)
+        kept = jax.tree.map(lambda m, p: 0.9 * m + 0.1 * p, state.method, new.params)
+        return new.replace(method=unless_broken(kept, state.method, finite))
+
+    compiled = jax.jit(step, donate_argnums=0).lower(state, kernel, jnp.float32(0.1)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < kernel["kernel"].nbytes / 100
+    program = compiled.as_text()
+    whole = program[program.index("ENTRY") :]
+    assert not re.findall(r"= f32\[512,512\]\S* copy\(", whole)
+    assert len(re.findall(r"= f32\[512,512\]\S* fusion\(", whole)) == 4
 
 
 def a_model():
@@ -88,7 +112,9 @@ def one_step(config):
     optimizer = make_optimizer(config)
     state = fresh_state(tree, optimizer, {})
     grads = jax.tree.map(np.ones_like, tree)
-    new = quick.jit(lambda s, g: advance(s, g, jnp.asarray(1.0), optimizer))(state, grads)
+    new = quick.jit(lambda s, g: advance(s, g, jnp.asarray(1.0), optimizer, jnp.array(True)))(
+        state, grads
+    )
     return flat(jax.tree.map(lambda old, new: np.asarray(old - new), tree, new.params))
 
 

@@ -4,10 +4,10 @@
 import functools
 
 import numpy as np
-import optax
 import oracles
 import quick
 import toy_model
+from toy_optimizer import descent
 
 from cots_jax.data.masking import TextMasking
 from cots_jax.data.transforms import Augmentation
@@ -37,7 +37,7 @@ def make_step(mesh, accumulate=1, method=METHOD) -> CotsStep:
         method=method,
         masking=TextMasking(4, toy_model.WORDS, toy_model.SPECIAL),
         augmentation=Augmentation(),
-        optimizer=optax.trace(0.5),
+        optimizer=descent(),
         mesh=mesh,
         active=frozenset(OBJECTIVES),
         paused=frozenset(OBJECTIVES),
