@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the cost of a step grows with batch, queue, image side and text length.
 
-    python -m benchmarks.scale [--axes=batch,queue,side,length]
+    python -m benchmarks.scale [--axes=batch,queue,side,length] [--profile]
 
 The full objective of configs/pretrain.py with small towers (ViT 4 x 192, patch 16; BERT 2 x 192) on
 one device; codes come with the batch. One of the four sizes grows, the others stay at those of
@@ -12,7 +12,8 @@ square, 0 no growth. `measured` is that of the median times, `counted` that of t
 jaxpr (train/flops.py), which knows neither element-wise work nor memory; `last` are the same from
 the two largest sizes alone, where what does not grow weighs least. `in the end` is where the
 exponent goes when the size grows without bound: the side squares the patches, and attention is
-quadratic in them. --config.KEY=value sets further keys.
+quadratic in them. --profile says in which kinds of XLA's instructions the time of the two largest
+sizes of each axis goes. --config.KEY=value sets further keys.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import numpy as np
 from benchmarks import plots
 from benchmarks.measure import PROJECT, Found, Table, flags_of, in_turns, median, run_benchmark
 from benchmarks.running_step import RunningStep
+from benchmarks.step.profile import by_kind, profile
 from cots_jax.arguments import parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError, nearest
@@ -103,7 +105,12 @@ def measure(name: str, flags: argparse.Namespace) -> dict[str, Any]:
         print(f"{name} {size:,} compiled", file=sys.stderr, flush=True)
     rounds = flags.rounds or (1 if flags.quick else ROUNDS)
     spent = in_turns({size: step.run for size, step in steps.items()}, rounds)
-    return {"sizes": sizes, "flops": flops, "seconds": spent}
+    found = {"sizes": sizes, "flops": flops, "seconds": spent}
+    if flags.profile:
+        found["kinds"] = {
+            str(size): by_kind(profile(steps[str(size)].run)[0]) for size in sizes[-2:]
+        }
+    return found
 
 
 def measured(flags: argparse.Namespace) -> Found:
@@ -129,10 +136,22 @@ def measured(flags: argparse.Namespace) -> Found:
             for size, spent, count in zip(sizes, times, flops, strict=True)
         ]
         tables.append(Table(f"Steps as {name} grows", columns, lines))
+        if flags.profile:
+            tables.append(_kinds(name, axis["kinds"]))
         panels.append(_panel(name, sizes, times, flops))
     columns = ("axis", "measured", "counted", "measured, last", "counted, last", "in the end")
     exponents = Table(f"Exponents; at first {_start()}", columns, rows)
     return Found([exponents, *tables], found, plots.page(panels))
+
+
+def _kinds(name: str, kinds: Mapping[str, Mapping[str, float]]) -> Table:
+    """Milliseconds of a step by the kind of instruction, at the two largest sizes."""
+    (one, before), (two, after) = kinds.items()
+    rows: list[tuple[Any, ...]] = [
+        (kind, before.get(kind, 0.0), spent) for kind, spent in after.items()
+    ]
+    columns = ("kind of instruction", f"ms at {int(one):,}", f"ms at {int(two):,}")
+    return Table(f"Where the time goes as {name} grows; threads added up", columns, rows)
 
 
 def _start() -> str:
@@ -154,6 +173,7 @@ def main(argv: Sequence[str]) -> int:
     """Exit status as `run_benchmark` has it."""
     parser = flags_of("scale", __doc__ or "")
     parser.add_argument("--axes", default=",".join(AXES), help="a comma list")
+    parser.add_argument("--profile", action="store_true", help="by kinds of XLA's instructions")
     parser.set_defaults(keys=[])
     return run_benchmark("scale", parser, argv, measured)
 

@@ -70,14 +70,21 @@ def kind_of(name: str) -> str:
     return ELSE
 
 
+def by_kind(spent: Spent) -> Spent:
+    """Milliseconds by KINDS, the most first."""
+    kinds: Spent = collections.defaultdict(float)
+    for name, ms in spent.items():
+        kinds[kind_of(name)] += ms
+    return dict(_most(kinds))
+
+
 def tables(title: str, run: Callable[[], object]) -> list[Table]:
     """The step's instructions by kind and by name. Threads are added up, beyond the step's time."""
     spent, calls = profile(run)
     whole = sum(spent.values())
-    kinds: Spent = collections.defaultdict(float)
-    for name, ms in spent.items():
-        kinds[kind_of(name)] += ms
-    shares: list[tuple[Cell, ...]] = [(name, ms, 100 * ms / whole) for name, ms in _most(kinds)]
+    shares: list[tuple[Cell, ...]] = [
+        (name, ms, 100 * ms / whole) for name, ms in by_kind(spent).items()
+    ]
     most = _most(spent)
     names: list[tuple[Cell, ...]] = [(name, ms, calls[name]) for name, ms in most[:SHOWN]]
     if rest := most[SHOWN:]:

@@ -25,7 +25,10 @@ RECORDS = {
         ("--peers=eager", "--parts", "--profile"),
         {"full: ours", "full: eager", "full over contrastive alone", "queue", "products"},
     ),
-    "scale": (("--axes=length", "--config.method.weight_mvm=0"), {"length", 16, 32}),
+    "scale": (
+        ("--axes=length", "--profile", "--config.method.weight_mvm=0"),
+        {"length", 16, 32, "products"},
+    ),
 }
 
 
