@@ -105,7 +105,7 @@ def measure(name: str, flags: argparse.Namespace) -> dict[str, Any]:
         print(f"{name} {size:,} compiled", file=sys.stderr, flush=True)
     rounds = flags.rounds or (1 if flags.quick else ROUNDS)
     spent = in_turns({size: step.run for size, step in steps.items()}, rounds)
-    found = {"sizes": sizes, "flops": flops, "seconds": spent}
+    found: dict[str, Any] = {"sizes": sizes, "flops": flops, "seconds": spent}
     if flags.profile:
         found["kinds"] = {
             str(size): by_kind(profile(steps[str(size)].run)[0]) for size in sizes[-2:]
