@@ -5,6 +5,7 @@ Every arm is `configs/demo.py` under one of the names of `configs/methods.py`; `
 that of `kl`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -209,6 +210,56 @@ def _tuning() -> Suite:
 
 
 EMOJI_TUNING = _tuning()
+
+# The baselines' own batch and rate, and what they begin with: sixteen settings each, all for the
+# time of the contrast with queues. Their negatives are the batch, so that larger ones may pay.
+_FIXED = {"method.temperature_rule": "fixed"}
+RATES = {
+    "32": ("5e-4", "7e-4", "1e-3"),
+    "64": ("7e-4", "1e-3", "1.4e-3"),
+    "128": ("1e-3", "1.4e-3", "2e-3"),
+    "256": ("1.4e-3", "2e-3", "2.8e-3"),
+}
+BEGINNINGS: dict[str, tuple[tuple[str, str, dict[str, str]], ...]] = {
+    "clip": (
+        ("64", "fixed-0.05", {**_FIXED, "method.temperature": "0.05"}),
+        ("128", "fixed-0.05", {**_FIXED, "method.temperature": "0.05"}),
+        ("128", "fixed-0.07", {**_FIXED, "method.temperature": "0.07"}),
+        ("128", "decay-0.2", {"optimizer.weight_decay": "0.2"}),
+    ),
+    "siglip": tuple((batch, "bias-4", {"method.sigmoid_bias": "-4"}) for batch in RATES),
+}
+
+
+def _baseline(method: str, batch: str, what: str, setting: Mapping[str, str]) -> Arm:
+    keys = {"batch": batch, "evaluate_every": "200%", **setting}
+    arm = _arm(f"{method}-{batch}-{what}", method, TUNED, as_long_as="contrastive", setting=keys)
+    return dataclasses.replace(arm, group=method)
+
+
+EMOJI_BASELINES = Suite(
+    name="emoji_baselines",
+    title="CLIP's and SigLIP's batch and rate at equal time, on sets that are not reported",
+    arms=(
+        _arm("contrastive", "contrastive", TUNED, setting={"evaluate_every": "200%"}),
+        *(
+            _baseline(method, batch, rate, {RATE: WARM.format(rate)})
+            for method in BEGINNINGS
+            for batch, rates in RATES.items()
+            for rate in rates
+        ),
+        *(
+            _baseline(method, batch, what, {RATE: WARM.format(RATES[batch][1]), **setting})
+            for method, beginnings in BEGINNINGS.items()
+            for batch, what, setting in beginnings
+        ),
+    ),
+    contrasts=(),
+    first=MAKE_EMOJI,
+    means=MEANS,
+    data=LOOKED_AT,
+    quick_keys=SMOKE,
+)
 
 # `shared` has no masked passes: a quarter of the pictures and of the texts are seen masked only.
 _SHARED = {

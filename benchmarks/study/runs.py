@@ -24,6 +24,7 @@ from cots_jax.files import write_whole
 from cots_jax.train.progress import duration
 
 LARGE_PAGES = "glibc.malloc.hugetlb=1"  # as in `make demo`
+NO_MATTER = ("duration", "optimizer.learning_rate")  # to what a step costs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ def with_equal_time(suite: Suite, out: Path) -> Suite:
     """The suite with the steps of arms that are given another arm's time.
 
     A step of each is measured once, on one core, and kept in OUT/SUITE/cost.json; of arms that
-    differ in their length alone, one step.
+    differ in length or learning rate alone, one step.
     """
     pairs = {arm.name: arm.as_long_as for arm in suite.arms if arm.as_long_as}
     if not pairs:
@@ -107,7 +108,7 @@ def _first_alike(arms: Sequence[Arm]) -> dict[str, str]:
     first: dict[str, str] = {}
     found = {}
     for arm in arms:
-        keys = {key: value for key, value in arm.keys.items() if key != "duration"}
+        keys = {key: value for key, value in arm.keys.items() if key not in NO_MATTER}
         found[arm.name] = first.setdefault(json.dumps([arm.config, keys]), arm.name)
     return found
 

@@ -5,6 +5,7 @@ from benchmarks.study.arms import Arm, Contrast, Noise, Suite
 from benchmarks.study.emoji import (
     DEMO,
     EMOJI,
+    EMOJI_BASELINES,
     EMOJI_DEMO,
     EMOJI_REMEDIES,
     EMOJI_SUITE,
@@ -54,6 +55,7 @@ SUITES = {
     for suite in (
         EMOJI_SUITE,
         EMOJI_TUNING,
+        EMOJI_BASELINES,
         EMOJI_REMEDIES,
         EMOJI_DEMO,
         FLICKR8K,

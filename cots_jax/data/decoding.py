@@ -21,7 +21,7 @@ def decode_opened(opened: PIL.Image.Image, size: int) -> UInt8[np.ndarray, "s s 
     """`decode_picture` of a file of which the head alone was read so far."""
     # A large JPEG decodes far faster to half or a quarter; twice the size is filtered below.
     opened.draft("RGB", (2 * size, 2 * size))
-    picture = opened.convert("RGB")
+    picture = opened if opened.mode == "RGB" else opened.convert("RGB")  # which copies RGB too
     width, height = picture.size
     if (width, height) == (size, size):
         return np.asarray(picture)

@@ -6,6 +6,7 @@ Segments are counted in frames, so that the choice is exact in integers and asks
 
 import dataclasses
 import enum
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Int, UInt8
 FULL = 2**16  # offsets within a segment are in parts of it
 MIDDLE = FULL // 2
 DRAW = 0x6672616D  # tells these draws from others of the same seed and position
+ALIGNED = 64  # bytes: JAX takes such an array on a CPU as it lies, and copies any other
 
 
 class FrameChoice(enum.StrEnum):
@@ -56,6 +58,15 @@ def drawn_offsets(
     return np.stack(rows)
 
 
+def empty_frames(shape: tuple[int, ...], size: int) -> UInt8[np.ndarray, "b t s s 3"]:
+    """Room for a batch of `shape` = (films, frames), which a CPU need not copy to its device."""
+    shape = *shape, size, size, 3
+    count = math.prod(shape)
+    room = np.empty(count + ALIGNED, np.uint8)
+    first = -room.ctypes.data % ALIGNED
+    return room[first : first + count].reshape(shape)
+
+
 @dataclasses.dataclass(frozen=True)
 class DecodedFrames:
     """All frames of r records in one array, which may have room for more than a record has."""
@@ -83,4 +94,7 @@ class DecodedFrames:
     ) -> UInt8[np.ndarray, "b t s s 3"]:
         """The frames at these offsets."""
         places = chosen_frames(self.count[rows], offsets)
-        return self.pictures[self.first[rows][:, None] + places]
+        found = empty_frames(places.shape, self.pictures.shape[1])
+        # "raise" would fill an array of its own first; rows are of the table, and places with them
+        self.pictures.take(self.first[rows][:, None] + places, axis=0, out=found, mode="clip")
+        return found

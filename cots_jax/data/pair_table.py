@@ -18,6 +18,7 @@ from cots_jax.data.frames import (
     DecodedFrames,
     FrameChoice,
     chosen_frames,
+    empty_frames,
     middle_frames,
     middle_offsets,
 )
@@ -196,7 +197,7 @@ class PairTable:
     ) -> np.ndarray:
         shown = [self._shown(record) for record in found]
         chosen = chosen_frames(np.array([len(frames) for frames in shown]), offsets)
-        films = np.empty((*chosen.shape, self.size, self.size, 3), np.uint8)
+        films = empty_frames(chosen.shape, self.size)
         for film, row, record, frames, places in zip(
             films, rows, found, shown, chosen, strict=True
         ):

@@ -19,7 +19,15 @@ from jaxtyping import Array, Float, Int
 
 from cots_jax.models.apply import apply
 from cots_jax.models.attention import Rule, fused, written_out
-from cots_jax.models.outputs import Wanted, between, outputs_at, places, split_last
+from cots_jax.models.outputs import (
+    Wanted,
+    all_but_parameters,
+    between,
+    outputs_at,
+    places,
+    scan_but_last,
+    split_last,
+)
 from cots_jax.models.products import bfloat16_operands_dot, float32_dot
 from cots_jax.switches import AttentionForm, Precision, Remat, Switch
 
@@ -248,15 +256,22 @@ class Transformer(nn.Module):
     ) -> Float[Array, "b m d"]:
         """The last block is run by itself, on what is wanted of it."""
         config = self.config
-        first, last = split_last(self.get_variable("params", "blocks"))
-        blocks = _recomputed(config.remat)(config, parent=None)
+        stack = self.get_variable("params", "blocks")
 
-        def one(x: Array, params: Any) -> tuple[Array, None]:
-            return apply(blocks, params, x, bias)
+        def one(x: Array, params: Any) -> Array:
+            return apply(Block(config, parent=None), params, x, bias)[0]
 
-        if config.layers > 1:
-            unroll = 1 if config.scan is Switch.ON else config.layers - 1
-            x, _ = jax.lax.scan(one, x, first, unroll=unroll)
+        if config.layers == 1:
+            _, last = split_last(stack)
+        elif config.scan is Switch.ON:
+            kept = all_but_parameters if config.remat is Remat.OFF else _kept(config.remat)
+            x, last = scan_but_last(one, x, stack, kept)
+        else:
+            first, last = split_last(stack)
+            if config.remat is not Remat.OFF:
+                one = jax.checkpoint(one, prevent_cse=False, policy=_kept(config.remat))
+            unroll = config.layers - 1
+            x, _ = jax.lax.scan(lambda x, params: (one(x, params), None), x, first, unroll=unroll)
 
         def final(x: Array, params: Any) -> Array:
             return apply(Block(config, parent=None), params, x, bias, wanted)[0]

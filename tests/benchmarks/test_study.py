@@ -123,6 +123,7 @@ class TestEqualTime:
             Arm("fast", "configs/y.py", as_long_as="slow"),
             Arm("slow-long", "configs/x.py", {"duration": "400 steps"}),
             Arm("fast-long", "configs/y.py", as_long_as="slow-long"),
+            Arm("fast-hot", "configs/y.py", {"optimizer.learning_rate": "1"}, as_long_as="slow"),
         ),
         (),
     )
@@ -134,7 +135,7 @@ class TestEqualTime:
     def test_a_cheaper_arm_is_given_more_steps(self, tmp_path):
         self.stored(tmp_path, slow=0.3, fast=0.2)
         suite = with_equal_time(self.SUITE, tmp_path)
-        assert [steps_of(arm) for arm in suite.arms] == [100, 150, 400, 600]
+        assert [steps_of(arm) for arm in suite.arms] == [100, 150, 400, 600, 150]
         assert "--config.duration=150 steps" in suite.arm("fast").flags(0)
 
     def test_what_is_left_over_goes_to_the_arm_that_is_compared_with(self, tmp_path):

@@ -3,7 +3,9 @@
 
 from fractions import Fraction
 
+import jax
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from cots_jax.data.frames import (
     DecodedFrames,
     chosen_frames,
     drawn_offsets,
+    empty_frames,
     middle_frames,
     middle_offsets,
 )
@@ -82,3 +85,16 @@ def test_records_of_any_length_lie_in_one_array():
     found = kept.chosen(np.array([1, 2, 0, 2]), middle_offsets(4, 3))
     for row, film in zip((1, 2, 0, 2), found):
         np.testing.assert_array_equal(film, films[row][middle_frames(len(films[row]), 3)])
+
+
+@pytest.mark.parametrize("films, frames, size", [(1, 1, 1), (3, 2, 5), (64, 1, 32)])
+def test_a_cpu_takes_the_pictures_of_a_batch_as_they_lie(films, frames, size):
+    kept = DecodedFrames.with_room(np.full(films, frames), size)
+    made = (
+        empty_frames((films, frames), size),
+        kept.chosen(np.arange(films), middle_offsets(films, frames)),
+    )
+    for pictures in made:
+        assert pictures.shape == (films, frames, size, size, 3)
+        placed = jax.device_put(pictures, jax.devices("cpu")[0])
+        assert placed.unsafe_buffer_pointer() == pictures.ctypes.data

@@ -219,7 +219,47 @@ def test_the_last_block_is_run_by_itself_and_recomputed_like_the_others(scan, re
     assert scanned.params["length"] == 2
     assert scanned.params["unroll"] == (1 if scan is Switch.ON else 2)
     recomputed = [e for e in found if e.primitive.name.startswith("remat")]
-    assert len(recomputed) == (0 if remat is Remat.OFF else 2)  # in the scan, and behind it
+    # in the scan, where what is taken out of the stack is taken again, and behind it
+    assert len(recomputed) == (scan is Switch.ON or remat is not Remat.OFF) + (
+        remat is not Remat.OFF
+    )
+
+
+@pytest.mark.parametrize("remat", list(Remat))
+def test_a_scan_over_blocks_copies_no_stack_of_parameters(remat):
+    """Neither to leave the last one out nor for the backward pass."""
+    config = dataclasses.replace(SMALL, layers=4, scan=Switch.ON, remat=remat)
+    x, bias = map(jnp.asarray, inputs())
+
+    def loss(params):
+        return Transformer(config).apply({"params": params}, x, bias, FIRST).sum()
+
+    params = random_params(config)
+    shapes = {(3, *leaf.shape[1:]) for leaf in jax.tree.leaves(params) if leaf.ndim > 2}
+    found = list(oracles.equations(jax.make_jaxpr(jax.value_and_grad(loss))(params).jaxpr))
+    forward, backward = (e for e in found if e.primitive.name == "scan")
+    assert not shapes & {v.aval.shape for v in forward.outvars}
+    assert shapes <= {v.aval.shape for v in backward.outvars}  # their gradients
+    made = {e.primitive.name for e in found for v in e.outvars if v.aval.shape in shapes}
+    assert "slice" not in made and "dynamic_slice" not in made
+
+
+@pytest.mark.parametrize("remat", list(Remat))
+def test_a_scan_over_blocks_has_the_gradients_of_an_unrolled_stack(remat):
+    x, bias = map(jnp.asarray, inputs())
+    weights = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)[:, :1]
+    configs = [
+        dataclasses.replace(SMALL, layers=4, scan=scan, remat=kept)
+        for scan, kept in ((Switch.ON, remat), (Switch.OFF, Remat.OFF))
+    ]
+
+    def loss(params, x, config):
+        return jnp.sum(weights * Transformer(config).apply({"params": params}, x, bias, FIRST))
+
+    params = random_params(configs[0])
+    found, wanted = (jax.grad(loss, (0, 1))(params, x, config) for config in configs)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_products_of_the_last_block_are_of_what_is_wanted():
