@@ -20,31 +20,44 @@ def _noisy(percent: int) -> str:
     return f"{EMOJI}-noise{percent}" if percent else EMOJI
 
 
-def _noise_arm(percent: int, filtered: bool) -> Arm:
-    """The instance level alone, so that nothing but the filter differs."""
+SHARP = "0.5"  # kappa; of 0.5 and 0.75, on another seed
+BLUNT = ("1", "2")  # 2 is the default of configs/pretrain.py
+
+
+def _noise_arm(percent: int, kappa: str = "") -> Arm:
+    """The instance level alone, so that nothing but the filter differs; without kappa, none."""
     keys = {
         "duration": "1600 steps",
         "data.train": f"{_noisy(percent)}#train",
         "diagnose_every": "200%",
         "evaluate_every": "100%",
-        "method.filter.state": "on" if filtered else "off",
-        "method.filter.list_dropped": "on" if filtered else "off",
-        "method.filter.kappa": "0.5",  # of 0.5 and 0.75, on another seed
+        "method.filter.state": "on" if kappa else "off",
+        "method.filter.list_dropped": "on" if kappa else "off",
+        "method.filter.kappa": kappa or SHARP,
         "method.filter.warmup": "15%",
     }
-    about = f"{percent} % of the captions exchanged, filter {'on' if filtered else 'off'}"
-    name = f"noise{percent}-{'filter' if filtered else 'plain'}"
+    about = f"{percent} % of the captions exchanged, {f'kappa {kappa}' if kappa else 'no filter'}"
+    kind = {"": "plain", SHARP: "filter"}.get(kappa, f"kappa{kappa}")
+    name = f"noise{percent}-{kind}"
     return Arm(name, f"{DEMO}:contrastive", keys, about)
 
 
 NOISE = Suite(
     name="noise",
     title="The adaptive momentum filter against exchanged captions",
-    arms=tuple(_noise_arm(percent, on) for percent in (0, 20, 40) for on in (False, True)),
+    arms=(
+        *(_noise_arm(percent, kappa) for percent in (0, 20, 40) for kappa in ("", SHARP)),
+        *(_noise_arm(percent, kappa) for percent in (0, 20) for kappa in BLUNT),
+    ),
     contrasts=tuple(
         Contrast(f"noise{percent}-filter", f"noise{percent}-plain") for percent in (0, 20, 40)
     )
-    + tuple(Contrast(f"noise{percent}-plain", "noise0-plain") for percent in (20, 40)),
+    + tuple(Contrast(f"noise{percent}-plain", "noise0-plain") for percent in (20, 40))
+    + tuple(
+        Contrast(f"noise{percent}-kappa{kappa}", f"noise{percent}-plain")
+        for percent in (0, 20)
+        for kappa in BLUNT
+    ),
     first=MAKE_EMOJI,
     noise=tuple(Noise(_noisy(percent), EMOJI, percent / 100) for percent in (20, 40)),
     quick_keys=SMOKE,

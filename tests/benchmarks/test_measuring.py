@@ -242,6 +242,8 @@ class TestPage:
             "step_b16_224_shared",
             "step_b16_384",
             "step_b16_384_shared",
+            "step_b16_384_full",
+            "step_b16_384_contrastive",
             "embed_b16_224",
         }
         for name in (*MAIN, "step"):
