@@ -19,16 +19,9 @@ from jaxtyping import Array, Float, Int
 
 from cots_jax.models.apply import apply
 from cots_jax.models.attention import Rule, fused, written_out
-from cots_jax.models.outputs import (
-    Wanted,
-    all_but_parameters,
-    between,
-    outputs_at,
-    places,
-    scan_but_last,
-    split_last,
-)
+from cots_jax.models.outputs import Wanted, between, outputs_at, places
 from cots_jax.models.products import bfloat16_operands_dot, float32_dot
+from cots_jax.models.stacks import all_but_parameters, scan_but_last, split_last
 from cots_jax.switches import AttentionForm, Precision, Remat, Switch
 
 
@@ -264,8 +257,7 @@ class Transformer(nn.Module):
         if config.layers == 1:
             _, last = split_last(stack)
         elif config.scan is Switch.ON:
-            kept = all_but_parameters if config.remat is Remat.OFF else _kept(config.remat)
-            x, last = scan_but_last(one, x, stack, kept)
+            x, last = scan_but_last(one, x, stack, _kept(config.remat))
         else:
             first, last = split_last(stack)
             if config.remat is not Remat.OFF:
@@ -289,5 +281,8 @@ def _recomputed(remat: Remat) -> type[nn.Module]:
 
 def _kept(remat: Remat) -> Callable[..., Any] | None:
     """What is not computed again; None: nothing."""
-    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return dots if remat is Remat.DOTS else None
+    policies = {
+        Remat.OFF: all_but_parameters,
+        Remat.DOTS: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    }
+    return policies.get(remat)

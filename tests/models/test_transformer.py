@@ -13,7 +13,8 @@ import pytest
 import quick
 from jax.extend.core import jaxprs_in_params
 
-from cots_jax.models.outputs import FIRST, outputs_at, split_last
+from cots_jax.models.outputs import FIRST, outputs_at
+from cots_jax.models.stacks import split_last
 from cots_jax.models.transformer import (
     Activation,
     Norm,
