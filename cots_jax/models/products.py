@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
@@ -91,6 +92,9 @@ def _product(x: Float[Array, "r i"], kernel: Float[Array, "i o"]) -> Float[Array
 
 
 def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    # Named, so that a scan over blocks keeps it: what is worked out again in the backward pass is
+    # worked out in strides, where the copy below lays it out anew.
+    x = checkpoint_name(x, "operand")
     return _low_dot("ri,io->ro", x, kernel), (x, kernel)
 
 

@@ -60,12 +60,17 @@ def scan_but_last(
     return jax.lax.scan(step, x, (blocks, noughts))[0], last
 
 
-_TAKING_OUT = ("dynamic_slice", "squeeze", "reshape")
+# Element by element, or of other shape alone: cheaper to work out again than to write and read.
+_ELEMENTWISE = ("add", "sub", "mul", "div", "neg", "max", "min", "square", "integer_pow", "pow")
+_ELEMENTWISE += ("exp", "erf", "erfc", "tanh", "logistic", "sqrt", "rsqrt", "select_n")
+_ELEMENTWISE += ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not")
+_MOVED = ("convert_element_type", "broadcast_in_dim", "copy", "squeeze", "reshape", "transpose")
+_TAKEN_OUT = ("slice", "dynamic_slice")  # of the stack, of queries, keys and values in one
 
 
-def all_but_parameters(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Keeps what a block works out, and not what `scan_but_last` takes out of the stack for it."""
-    return primitive.name not in _TAKING_OUT
+def products_and_sums(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Keeps what a block sums up, and not what `scan_but_last` takes out of the stack for it."""
+    return primitive.name not in (*_ELEMENTWISE, *_MOVED, *_TAKEN_OUT)
 
 
 @jax.custom_vjp

@@ -21,7 +21,7 @@ from cots_jax.models.apply import apply
 from cots_jax.models.attention import Rule, fused, written_out
 from cots_jax.models.outputs import Wanted, between, outputs_at, places
 from cots_jax.models.products import bfloat16_operands_dot, float32_dot
-from cots_jax.models.stacks import all_but_parameters, scan_but_last, split_last
+from cots_jax.models.stacks import products_and_sums, scan_but_last, split_last
 from cots_jax.switches import AttentionForm, Precision, Remat, Switch
 
 
@@ -282,7 +282,7 @@ def _recomputed(remat: Remat) -> type[nn.Module]:
 def _kept(remat: Remat) -> Callable[..., Any] | None:
     """What is not computed again; None: nothing."""
     policies = {
-        Remat.OFF: all_but_parameters,
+        Remat.OFF: products_and_sums,
         Remat.DOTS: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     }
     return policies.get(remat)

@@ -245,6 +245,33 @@ def test_a_scan_over_blocks_copies_no_stack_of_parameters(remat):
     assert "slice" not in made and "dynamic_slice" not in made
 
 
+@pytest.mark.parametrize("precision", list(Precision))
+def test_a_scan_keeps_what_blocks_sum_up(precision):
+    """And nothing that is worked out of it element by element; but operands, which are copied."""
+    config = dataclasses.replace(SMALL, layers=4, scan=Switch.ON, precision=precision)
+    x, bias = map(jnp.asarray, inputs(np.float32))
+
+    def loss(params):
+        return Transformer(config).apply({"params": params}, x, bias, FIRST).sum()
+
+    params = jax.tree.map(np.float32, random_params(config))
+    found = oracles.equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+    scan = next(e for e in found if e.primitive.name == "scan")
+    made = {v: e for e in oracles.equations(scan.params["jaxpr"]) for v in e.outvars}
+
+    def maker(v):
+        name = made[v].primitive.name if v in made else "x"
+        return maker(made[v].invars[0]) if name == "reduce_precision" else name
+
+    kept = [(maker(v), v) for v in scan.params["jaxpr"].jaxpr.outvars[1:] if v.aval.ndim > 1]
+    operands = [v for name, v in kept if name == "name"]
+    assert len(operands) == (4 if precision is Precision.BFLOAT16_OPERANDS else 0)
+    sums = [name for name, _ in kept if name != "name"]
+    # qkv, scores, projection, MLP, and values by the scores, which are an operand else
+    assert sums.count("dot_general") == (4 if operands else 5)
+    assert set(sums) <= {"x", "dot_general", "reduce_sum", "reduce_max", "stop_gradient"}
+
+
 @pytest.mark.parametrize("remat", list(Remat))
 def test_a_scan_over_blocks_has_the_gradients_of_an_unrolled_stack(remat):
     x, bias = map(jnp.asarray, inputs())
