@@ -64,6 +64,11 @@ def _arm(
 METHODS = {"contrastive": "contrastive", "mvlm": "mvlm", "kl": "kl", "full": ""}
 BASELINES = ("clip", "siglip", "albef")
 TRAINED_LONG = ("contrastive", "kl", "clip", "siglip")  # for the time of all levels
+# The best of the sixteen settings that `emoji_baselines` has of each.
+TUNED_BASELINES = {
+    "clip": {"batch": "128", RATE: WARM.format("1.4e-3"), "optimizer.weight_decay": "0.2"},
+    "siglip": {"batch": "64", RATE: WARM.format("1e-3")},
+}
 
 
 def _ladder(name: str) -> tuple[Arm, ...]:
@@ -91,6 +96,10 @@ EMOJI_SUITE = Suite(
             _arm(f"{name}-{LONGEST}-time", name, as_long_as=f"full-{LONGEST}")
             for name in TRAINED_LONG
         ),
+        *(
+            _arm(f"{name}-tuned-{LONGEST}-time", name, as_long_as=f"full-{LONGEST}", setting=keys)
+            for name, keys in TUNED_BASELINES.items()
+        ),
     ),
     contrasts=(
         *(Contrast(name, "contrastive") for name in ("full", "kl", "mvlm")),
@@ -99,6 +108,11 @@ EMOJI_SUITE = Suite(
         Contrast(f"full-{LONGEST}", f"contrastive-{LONGEST}"),
         *(Contrast(f"full-{LONGEST}", f"{name}-{LONGEST}-time") for name in TRAINED_LONG),
         Contrast(f"kl-{LONGEST}-time", f"contrastive-{LONGEST}-time"),
+        *(
+            Contrast(f"{first}-{LONGEST}{time}", f"{name}-tuned-{LONGEST}-time")
+            for name in TUNED_BASELINES
+            for first, time in (("full", ""), ("kl", "-time"), ("contrastive", "-time"))
+        ),
     ),
     ladders=tuple(
         Ladder(name, tuple(_rung(name, steps) for steps in LONGER))
