@@ -8,6 +8,8 @@ Parameters are stacked [layers, …]; scanning or unrolling the stack changes no
 
 import dataclasses
 import enum
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -233,14 +235,8 @@ class Transformer(nn.Module):
         if wanted is not None and not self.is_initializing():
             return self._last_where_wanted(x, bias, wanted)
         config = self.config
-        stack = nn.scan(
-            _recomputed(config.remat),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=config.layers,
-            unroll=1 if config.scan is Switch.ON else config.layers,
-        )
+        with _MAKING_CLASSES:
+            stack = _stack_of_blocks(config.layers, config.scan, config.remat)
         x, _ = stack(config, name="blocks")(x, bias)
         return outputs_at(x, wanted)
 
@@ -271,6 +267,23 @@ class Transformer(nn.Module):
         if config.remat is not Remat.OFF:
             final = jax.checkpoint(final, policy=_kept(config.remat))
         return final(x, last)
+
+
+# Flax makes a class of what it transforms, and changes the fields of its bases while it does. Two
+# threads that trace, as at the start of a training, must not do so at once.
+_MAKING_CLASSES = threading.Lock()
+
+
+@functools.cache
+def _stack_of_blocks(layers: int, scan: Switch, remat: Remat) -> type[nn.Module]:
+    return nn.scan(
+        _recomputed(remat),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=layers,
+        unroll=1 if scan is Switch.ON else layers,
+    )
 
 
 def _recomputed(remat: Remat) -> type[nn.Module]:

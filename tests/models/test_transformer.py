@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The encoder block under every published option, against NumPy in float64."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import math
+import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,7 @@ from cots_jax.models.outputs import FIRST, outputs_at
 from cots_jax.models.stacks import split_last
 from cots_jax.models.transformer import (
     Activation,
+    Block,
     Norm,
     Span,
     Transformer,
@@ -346,6 +350,28 @@ def test_the_less_is_kept_the_more_is_computed_again():
         found = list(oracles.equations(jaxpr.jaxpr))
         products[remat] = sum(e.primitive.name == "dot_general" for e in found)
     assert products[Remat.OFF] < products[Remat.DOTS] < products[Remat.ON]
+
+
+def test_threads_that_trace_at_once_do_not_disturb_each_other():
+    """As the state and the program of the first step are made at once."""
+    threads = 8
+    together = threading.Barrier(threads)
+
+    def trace(number):
+        stack = Transformer(dataclasses.replace(SMALL, layers=number % 4 + 1))
+        x = jnp.zeros((1, 2, SMALL.width))
+        for _ in range(8):
+            together.wait(60)
+            jax.eval_shape(functools.partial(stack.init, jax.random.key(0), x))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            list(pool.map(trace, range(threads)))
+    finally:
+        sys.setswitchinterval(before)
+    assert {"name", "parent"} <= Block.__dataclass_fields__.keys()
 
 
 def test_parameters_are_stacked_by_layer_and_layers_differ():
