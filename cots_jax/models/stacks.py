@@ -60,17 +60,24 @@ def scan_but_last(
     return jax.lax.scan(step, x, (blocks, noughts))[0], last
 
 
-# Element by element, or of other shape alone: cheaper to work out again than to write and read.
-_ELEMENTWISE = ("add", "sub", "mul", "div", "neg", "max", "min", "square", "integer_pow", "pow")
-_ELEMENTWISE += ("exp", "erf", "erfc", "tanh", "logistic", "sqrt", "rsqrt", "select_n")
-_ELEMENTWISE += ("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not")
-_MOVED = ("convert_element_type", "broadcast_in_dim", "copy", "squeeze", "reshape", "transpose")
-_TAKEN_OUT = ("slice", "dynamic_slice")  # of the stack, of queries, keys and values in one
+# fmt: off
+_WORKED_OUT_AGAIN = {
+    "add", "sub", "mul", "div", "neg", "max", "min", "square", "integer_pow", "pow", "exp", "erf",
+    "erfc", "tanh", "logistic", "sqrt", "rsqrt", "select_n", "lt", "le", "gt", "ge", "eq", "ne",
+    "and", "or", "not", "convert_element_type",
+    # moved
+    "broadcast_in_dim", "copy", "squeeze", "reshape", "transpose", "slice", "dynamic_slice",
+}
+# fmt: on
 
 
 def products_and_sums(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Keeps what a block sums up, and not what `scan_but_last` takes out of the stack for it."""
-    return primitive.name not in (*_ELEMENTWISE, *_MOVED, *_TAKEN_OUT)
+    """A policy of `jax.checkpoint` that keeps products, sums and what is named (own choice).
+
+    What is element by element or only moved, as what `scan_but_last` takes out of the stack, is
+    cheaper to work out again than to write and read. A primitive that is not known here is kept.
+    """
+    return primitive.name not in _WORKED_OUT_AGAIN
 
 
 @jax.custom_vjp

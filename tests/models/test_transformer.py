@@ -271,7 +271,7 @@ def test_a_scan_keeps_what_blocks_sum_up(precision):
     operands = [v for name, v in kept if name == "name"]
     assert len(operands) == (4 if precision is Precision.BFLOAT16_OPERANDS else 0)
     sums = [name for name, _ in kept if name != "name"]
-    # qkv, scores, projection, MLP, and values by the scores, which are an operand else
+    # qkv, scores, projection, MLP; and values by scores, where these are not kept as an operand
     assert sums.count("dot_general") == (4 if operands else 5)
     assert set(sums) <= {"x", "dot_general", "reduce_sum", "reduce_max", "stop_gradient"}
 
