@@ -3,10 +3,11 @@
 
     python -m benchmarks.step.fusions [demo | b16-224 | b16-384]
 
-XLA's compiler for CPUs hands products, sums and chains of both to a library since 0.10.2, which
-gave wrong sums for some programs (docs/troubleshooting.md). One step in float32 by a process that
-does so and by one that hands nothing over: the first moments, a tenth of the gradients, of every
-array are held against each other, by the greatest difference over the array's greatest value.
+XLA's compiler for CPUs hands products, sums and chains of both to a library, which in jaxlib
+0.10.2 gives wrong sums for some programs (docs/troubleshooting.md). One step in float32 by a
+process that does so and by one that hands nothing over: the first moments, a tenth of the
+gradients, of every array are held against each other, by the greatest difference over the array's
+greatest value.
 """
 
 import json
@@ -66,18 +67,24 @@ def differences(size: str) -> dict[str, float]:
     return dict(sorted(apart.items(), key=lambda item: -item[1]))
 
 
-def main(argv: list[str]) -> None:
-    """Prints the arrays that differ most, as JSON."""
+def main(argv: list[str]) -> int:
+    """Prints the arrays that differ most, as JSON. Exit status: 0 done, 1 failed, 2 wrong use."""
     size = argv[0] if argv else "demo"
     if size not in PAIRS:
-        raise UserError(f"size is one of {', '.join(PAIRS)}, not {size!r}")
+        print(f"size is one of {', '.join(PAIRS)}, not {size!r}", file=sys.stderr)
+        return 2
     if len(argv) > 1:
         moments(size, Path(argv[1]))
-        return
-    apart = differences(size)
+        return 0
+    try:
+        apart = differences(size)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     most = dict(list(apart.items())[:5])
     print(json.dumps({"arrays": len(apart), "median": float(np.median([*apart.values()])), **most}))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,8 @@ from cots_jax.errors import UserError
 
 STEPS = 5
 SHOWN = 20  # rows; the rest is summed
-# By a word in the name, in this order: XLA names a fusion after what is in it.
+# By a word in the name, in this order: XLA names a fusion after what is in it. On CPUs that of its
+# library (ynn) holds sums too, so that products count these as well.
 KINDS = {
     "products": ("dot", "ynn", "gemm", "cublas", "convolution"),
     "loops over blocks": ("while", "dynamic"),

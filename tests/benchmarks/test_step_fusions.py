@@ -4,12 +4,19 @@
 import pytest
 
 from benchmarks.step import fusions
-from cots_jax.errors import UserError
 
 
-def test_a_size_that_there_is_not_is_told() -> None:
-    with pytest.raises(UserError, match="size is one of demo"):
-        fusions.main(["enormous"])
+def test_a_size_that_there_is_not_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fusions.main(["enormous"]) == 2
+    assert "size is one of demo, b16-224, b16-384, not 'enormous'" in capsys.readouterr().err
+
+
+def test_a_process_that_fails_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_no_such_flag=1")
+    assert fusions.main(["demo"]) == 1
+    assert "error: a step with XLA_FLAGS='--xla_no_such_flag=1' failed" in capsys.readouterr().err
 
 
 @pytest.mark.slow
