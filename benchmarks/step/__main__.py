@@ -12,7 +12,7 @@ are medians over the rounds. Beforehand ours and the peer take two steps on the 
 from the same parameters, and their losses must agree; and the peer's towers are timed against
 Hugging Face's. Codes come with the batch and pictures are not augmented; --parts times the parts of
 our step by themselves, augmentation and the config's image tokenizer among them; --profile says in
-which of XLA's instructions its time goes. In bfloat16, the default on a GPU, the peer runs under
+which of XLA's instructions and of PyTorch's operators the time of the first arm goes. In bfloat16, the default on a GPU, the peer runs under
 autocast; on a CPU ours then has products of bfloat16 alone.
 """
 
@@ -43,6 +43,7 @@ from benchmarks.step.huggingface import passes
 from benchmarks.step.ours import MOMENTUM, RATE, ours, peer_batch, peer_of
 from benchmarks.step.parts import parts
 from benchmarks.step.peer_step import PeerBatch
+from benchmarks.step.profile import peer_tables
 from benchmarks.step.profile import tables as profile_tables
 from cots_jax.arguments import parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
@@ -165,6 +166,8 @@ def measured(flags: argparse.Namespace) -> Found:
     first = flags.arms[0]
     if flags.profile:
         tables += profile_tables(f"Ours, {first}", calls[f"{first}: ours"])
+        for peer in flags.peers:
+            tables += peer_tables(f"The {peer} peer, {first}", calls[f"{first}: {peer}"])
     if flags.parts:
         found = parts(mine[first], tokenizer_shapes(configs[first]))
         times = _turns({name: part.run for name, part in found.items()}, flags)
@@ -240,7 +243,7 @@ def _flags() -> argparse.ArgumentParser:
     parser.add_argument("--peers", type=some(PEERS), default=list(PEERS), help="'' for none")
     parser.add_argument("--precision", default="", choices=("", *ON_CPU), help="of the products")
     parser.add_argument("--parts", action="store_true", help="the parts of our step as well")
-    parser.add_argument("--profile", action="store_true", help="our step by XLA's instructions")
+    parser.add_argument("--profile", action="store_true", help="steps by instructions and operators")
     return parser
 
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a step's time goes, by the instructions that XLA made of it."""
+"""Where a step's time goes: ours by XLA's instructions, the peer's by PyTorch's operators."""
 
 import collections
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
+import torch
 
 from benchmarks.measure import Cell, Table
 from cots_jax.errors import UserError
@@ -20,6 +22,10 @@ KINDS = {
     "products": ("dot", "ynn", "gemm", "cublas", "convolution"),
     "loops over blocks": ("while", "dynamic"),
     "copies": ("copy", "transpose", "concatenate", "slice", "pad"),
+}
+PEER_KINDS = {
+    "products": ("aten::mm", "addmm", "bmm", "attention", "convolution"),
+    "copies": ("copy_", "aten::cat"),
 }
 ELSE = "element by element, sums"
 _NUMBER = re.compile(r"[.\d]+$")
@@ -63,28 +69,60 @@ def _added(found: Iterable[tuple[str, float]], steps: int) -> tuple[Spent, Spent
     return spent, calls
 
 
-def kind_of(name: str) -> str:
-    """Which of KINDS an instruction counts as."""
-    for kind, words in KINDS.items():
+def peer_profile(run: Callable[[], object], steps: int = STEPS) -> tuple[Spent, Spent]:
+    """(milliseconds a step, calls a step) by the name of PyTorch's operator, without what it calls.
+
+    On a GPU of the kernels that it starts.
+    """
+    run()
+    on_gpu = torch.cuda.is_available()
+    watched = [torch.profiler.ProfilerActivity.CPU]
+    if on_gpu:
+        watched.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=watched) as found:
+        for _ in range(steps):
+            run()
+    spent: Spent = {}
+    calls: Spent = {}
+    for one in found.key_averages():
+        microseconds = one.self_device_time_total if on_gpu else one.self_cpu_time_total
+        spent[one.key] = microseconds / 1e3 / steps
+        calls[one.key] = one.count / steps
+    return spent, calls
+
+
+def kind_of(name: str, kinds: Mapping[str, Sequence[str]] = MappingProxyType(KINDS)) -> str:
+    """Which of `kinds` an instruction counts as."""
+    for kind, words in kinds.items():
         if any(word in name for word in words):
             return kind
     return ELSE
 
 
-def by_kind(spent: Spent) -> Spent:
-    """Milliseconds by KINDS, the most first."""
-    kinds: Spent = collections.defaultdict(float)
+def by_kind(spent: Spent, kinds: Mapping[str, Sequence[str]] = MappingProxyType(KINDS)) -> Spent:
+    """Milliseconds by `kinds`, the most first."""
+    found: Spent = collections.defaultdict(float)
     for name, ms in spent.items():
-        kinds[kind_of(name)] += ms
-    return dict(_most(kinds))
+        found[kind_of(name, kinds)] += ms
+    return dict(_most(found))
 
 
 def tables(title: str, run: Callable[[], object]) -> list[Table]:
     """The step's instructions by kind and by name. Threads are added up, beyond the step's time."""
-    spent, calls = profile(run)
+    return _tables(title, "instruction", *profile(run), KINDS)
+
+
+def peer_tables(title: str, run: Callable[[], object]) -> list[Table]:
+    """The peer's operators by kind and by name."""
+    return _tables(title, "operator", *peer_profile(run), PEER_KINDS)
+
+
+def _tables(
+    title: str, what: str, spent: Spent, calls: Spent, kinds: Mapping[str, Sequence[str]]
+) -> list[Table]:
     whole = sum(spent.values())
     shares: list[tuple[Cell, ...]] = [
-        (name, ms, 100 * ms / whole) for name, ms in by_kind(spent).items()
+        (name, ms, 100 * ms / whole) for name, ms in by_kind(spent, kinds).items()
     ]
     most = _most(spent)
     names: list[tuple[Cell, ...]] = [(name, ms, calls[name]) for name, ms in most[:SHOWN]]
@@ -92,8 +130,8 @@ def tables(title: str, run: Callable[[], object]) -> list[Table]:
         total = sum(ms for _, ms in rest)
         names.append((f"{len(rest)} others", total, sum(calls[name] for name, _ in rest)))
     return [
-        Table(f"{title}: instructions by kind", ("kind", "ms", "%"), shares),
-        Table(f"{title}: instructions", ("instruction", "ms", "calls"), names),
+        Table(f"{title}: {what}s by kind", ("kind", "ms", "%"), shares),
+        Table(f"{title}: {what}s", (what, "ms", "calls"), names),
     ]
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step benchmark's profile: which instructions of XLA a program's time went to."""
+"""The step benchmark's profile: which instructions a program's time went to, ours and the peer's."""
 
 import jax
 import jax.numpy as jnp
 import pytest
+import torch
 
 from benchmarks.step import profile
 from cots_jax.errors import UserError
@@ -18,6 +19,26 @@ def test_a_program_of_one_product_is_a_product_called_once_a_step() -> None:
     products = [name for name in spent if profile.kind_of(name) == "products"]
     assert [calls[name] for name in products] == [pytest.approx(1)]
     assert sum(spent.values()) > 0
+
+
+def test_the_peers_products_are_told_from_its_copies_and_sums() -> None:
+    a = torch.ones(64, 64)
+    title, names = profile.peer_tables("Peer", lambda: (a @ a.T.contiguous()).sum())
+    assert {row[0] for row in title.rows} == {"products", "copies", profile.ELSE}
+    assert {row[0]: row[2] for row in names.rows}["aten::mm"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::mm", "products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "products"),
+        ("aten::copy_", "copies"),
+        ("aten::gelu_backward", profile.ELSE),
+    ],
+)
+def test_kinds_of_the_peer_by_name(name: str, kind: str) -> None:
+    assert profile.kind_of(name, profile.PEER_KINDS) == kind
 
 
 @pytest.mark.parametrize(
