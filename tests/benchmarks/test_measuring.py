@@ -239,6 +239,7 @@ class TestPage:
             "step_demo_bf16",
             "step_b16_224",
             "step_b16_224_bf16",
+            "step_b16_224_compiled",
             "step_b16_224_shared",
             "step_b16_384",
             "step_b16_384_shared",
