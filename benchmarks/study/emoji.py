@@ -325,6 +325,11 @@ REMEDIES: dict[str, tuple[str, dict[str, str]]] = {
     "no-kl": ("mvlm", {}),
     "shared": ("", _SHARED),
     "shared-words": ("", {**_SHARED, _MVM: "0"}),
+    # The best of the contrastive arm's sixteen settings in short runs, and the next.
+    "short-queue": ("contrastive", {"method.queue_length": "256"}),
+    "kl-short-queue": ("kl", {"method.queue_length": "256"}),
+    "sharp": ("contrastive", {"method.temperature": "0.03"}),
+    "same-group": ("contrastive", {"method.same_group": "positive"}),
 }
 _AGAINST = tuple(_rung(name, LONGEST) for name in ("full", "contrastive"))
 
