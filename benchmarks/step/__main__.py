@@ -12,8 +12,9 @@ are medians over the rounds. Beforehand ours and the peer take two steps on the 
 from the same parameters, and their losses must agree; and the peer's towers are timed against
 Hugging Face's. Codes come with the batch and pictures are not augmented; --parts times the parts of
 our step by themselves, augmentation and the config's image tokenizer among them; --profile says in
-which of XLA's instructions and of PyTorch's operators the time of the first arm goes. In bfloat16, the default on a GPU, the peer runs under
-autocast; on a CPU ours then has products of bfloat16 alone.
+which of XLA's instructions and of PyTorch's operators the time of the first arm goes. In bfloat16,
+the default on a GPU, the peer runs under autocast; on a CPU ours then has products of bfloat16
+alone.
 """
 
 import argparse
@@ -243,7 +244,7 @@ def _flags() -> argparse.ArgumentParser:
     parser.add_argument("--peers", type=some(PEERS), default=list(PEERS), help="'' for none")
     parser.add_argument("--precision", default="", choices=("", *ON_CPU), help="of the products")
     parser.add_argument("--parts", action="store_true", help="the parts of our step as well")
-    parser.add_argument("--profile", action="store_true", help="steps by instructions and operators")
+    parser.add_argument("--profile", action="store_true", help="by instructions and operators")
     return parser
 
 

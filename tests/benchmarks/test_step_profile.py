@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step benchmark's profile: which instructions a program's time went to, ours and the peer's."""
+"""The step benchmark's profile: where a program's time went, ours and the peer's."""
 
 import jax
 import jax.numpy as jnp
