@@ -112,7 +112,7 @@ def _broadcast(graph: Graph, value: Value, shape: Shape, places: Sequence[int]) 
     if not new:
         return value
     if isinstance(value, np.ndarray):
-        return np.expand_dims(value, new)
+        return np.expand_dims(value, tuple(new))
     sizes = dict(zip(places, value.shape))
     unsqueezed = tuple(sizes.get(axis, 1) for axis in range(len(shape)))
     return graph.add("Unsqueeze", [value, np.array(new, np.int64)], unsqueezed)
