@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names of the mesh's axes, which models and training share."""
 
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = AXES[:2]  # the axes that share the batch and the queue's columns
-ONE_DEVICE = AbstractMesh((1, 1, 1), AXES)  # the context of what runs on a single device
+AUTO = (AxisType.Auto,) * 3  # JAX's own default differs by version
+ONE_DEVICE = AbstractMesh((1, 1, 1), AXES, AUTO)  # the context of what runs on a single device

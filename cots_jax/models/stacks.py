@@ -65,18 +65,24 @@ _WORKED_OUT_AGAIN = {
     "add", "sub", "mul", "div", "neg", "max", "min", "square", "integer_pow", "pow", "exp", "erf",
     "erfc", "tanh", "logistic", "sqrt", "rsqrt", "select_n", "lt", "le", "gt", "ge", "eq", "ne",
     "and", "or", "not", "convert_element_type",
+    "abs", "polynomial", "bitcast_convert_type",
     # moved
     "broadcast_in_dim", "copy", "squeeze", "reshape", "transpose", "slice", "dynamic_slice",
 }
 # fmt: on
 
 
-def products_and_sums(primitive: Any, *_: Any, **__: Any) -> bool:
+def products_and_sums(primitive: Any, *_: Any, **params: Any) -> bool:
     """A policy of `jax.checkpoint` that keeps products, sums and what is named (own choice).
 
     What is element by element or only moved, as what `scan_but_last` takes out of the stack, is
     cheaper to work out again than to write and read. A primitive that is not known here is kept.
+    A function with a derivative of its own, as JAX 0.12 has one in `erfc`, is what is in it.
     """
+    if primitive.name == "custom_jvp_call":
+        called = params["call_jaxpr"]
+        equations = getattr(called, "jaxpr", called).eqns
+        return any(products_and_sums(one.primitive, **one.params) for one in equations)
     return primitive.name not in _WORKED_OUT_AGAIN
 
 

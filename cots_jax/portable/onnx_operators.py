@@ -93,16 +93,19 @@ def _computed(equation: JaxprEqn, values: Sequence[np.ndarray]) -> np.ndarray:
 
 def _scan(graph: Graph, equation: JaxprEqn, values: Sequence[Value]) -> list[Value]:
     """Unrolled: one piece a layer, each with its own slice of the stacked weights."""
-    params = equation.params
-    fixed, carried = params["num_consts"], params["num_carry"]
-    body, stacked = params["jaxpr"], values[fixed + carried :]
-    carry = list(values[fixed : fixed + carried])
-    if len(body.jaxpr.outvars) != carried:
+    body = equation.params["jaxpr"]
+    inner = body.jaxpr
+    if any(_shape(one) != _shape(other) for one, other in zip(inner.outvars, equation.outvars)):
         raise UserError("the towers stack outputs of a scan: leave onnx out")
+    # By shapes, since the parameters that say it have other names in each version of JAX.
+    sliced = [_shape(one) != _shape(other) for one, other in zip(inner.invars, equation.invars)]
+    last = len(values) - sum(sliced)
+    first = last - len(equation.outvars)
+    carry, stacked = list(values[first:last]), values[last:]
     consts = [np.asarray(c) for c in body.consts]
-    for layer in range(params["length"]):
+    for layer in range(equation.params["length"]):
         pieces = [array[layer] for array in stacked if isinstance(array, np.ndarray)]
-        carry = _run(graph, body.jaxpr, consts, [*values[:fixed], *carry, *pieces])
+        carry = _run(graph, inner, consts, [*values[:first], *carry, *pieces])
     return carry
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from cots_jax.axes import AXES, ROWS
+from cots_jax.axes import AUTO, AXES, ROWS
 from cots_jax.errors import UserError
 from cots_jax.schema import HardwareConfig
 
@@ -45,7 +45,7 @@ def mesh_over(devices: Sequence[jax.Device], hardware: HardwareConfig) -> Mesh:
     """data x fsdp x tensor over these devices, `hardware.chips` of them."""
     inner = hardware.fsdp * hardware.tensor
     shape = (hardware.chips // inner, hardware.fsdp, hardware.tensor)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(shape, AXES, axis_types=AUTO, devices=devices)
 
 
 def row_shards(mesh: Mesh) -> int:

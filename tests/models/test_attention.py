@@ -11,7 +11,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractMesh
 
-from cots_jax.axes import AXES, ONE_DEVICE
+from cots_jax.axes import AUTO, AXES, ONE_DEVICE
 from cots_jax.models.attention import Rule, for_tpu, fused, written_out
 from cots_jax.models.transformer import Transformer, TransformerConfig
 from cots_jax.models.two_stream import TwoStream, model_size
@@ -71,7 +71,7 @@ def test_a_text_without_any_token_gives_numbers():
 )
 def test_what_the_mesh_does_not_divide_is_written_out(shape, rows: int, *, is_mapped: bool):
     q, k, v = inputs(17, rows=rows)
-    with jax.sharding.use_abstract_mesh(AbstractMesh(shape, AXES)):
+    with jax.sharding.use_abstract_mesh(AbstractMesh(shape, AXES, AUTO)):
         program = jax.make_jaxpr(lambda *of: fused(*of, None, Rule(None)))(q, k, v)
     assert ("shard_map" in str(program)) is is_mapped
 
@@ -81,7 +81,7 @@ def test_operations_are_those_of_all_devices():
     bias, rule = hidden(17, (3, 4, 5, 17)), Rule(None)
     wanted = count_flops(lambda *of: written_out(*of, bias, None, rule), q, k, v)
     assert wanted == 2 * 2 * 4 * H * 17 * 17 * C
-    with jax.sharding.use_abstract_mesh(AbstractMesh((2, 2, 2), AXES)):
+    with jax.sharding.use_abstract_mesh(AbstractMesh((2, 2, 2), AXES, AUTO)):
         assert count_flops(lambda *of: fused(*of, bias, rule), q, k, v) == wanted
 
 
