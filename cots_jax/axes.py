@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of the mesh's axes, which models and training share."""
+"""The mesh's axes by name and type, which models and training share."""
 
 from jax.sharding import AbstractMesh, AxisType
 

@@ -12,9 +12,9 @@ are medians over the rounds. Beforehand ours and the peer take two steps on the 
 from the same parameters, and their losses must agree; and the peer's towers are timed against
 Hugging Face's. Codes come with the batch and pictures are not augmented; --parts times the parts of
 our step by themselves, augmentation and the config's image tokenizer among them; --profile says in
-which of XLA's instructions and of PyTorch's operators the time of the first arm goes. In bfloat16,
-the default on a GPU, the peer runs under autocast; on a CPU ours then has products of bfloat16
-alone.
+which of XLA's instructions the time of the first arm goes and, on a CPU, in which of PyTorch's
+operators that of its peers. In bfloat16, the default on a GPU, the peer runs under autocast; on a
+CPU ours then has products of bfloat16 alone.
 """
 
 import argparse
@@ -167,7 +167,7 @@ def measured(flags: argparse.Namespace) -> Found:
     first = flags.arms[0]
     if flags.profile:
         tables += profile_tables(f"Ours, {first}", calls[f"{first}: ours"])
-        for peer in flags.peers:
+        for peer in flags.peers if jax.default_backend() == "cpu" else ():
             tables += peer_tables(f"The {peer} peer, {first}", calls[f"{first}: {peer}"])
     if flags.parts:
         found = parts(mine[first], tokenizer_shapes(configs[first]))

@@ -97,7 +97,7 @@ def _scan(graph: Graph, equation: JaxprEqn, values: Sequence[Value]) -> list[Val
     inner = body.jaxpr
     if any(_shape(one) != _shape(other) for one, other in zip(inner.outvars, equation.outvars)):
         raise UserError("the towers stack outputs of a scan: leave onnx out")
-    # By shapes, since the parameters that say it have other names in each version of JAX.
+    # By shapes, since JAX 0.12 has other parameters that say it.
     sliced = [_shape(one) != _shape(other) for one, other in zip(inner.invars, equation.invars)]
     last = len(values) - sum(sliced)
     first = last - len(equation.outvars)
