@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.study.circumstances import circumstances
+from benchmarks.study.copies import fold_copy
 from benchmarks.study.earlier import earlier_runs
 from benchmarks.study.findings import find
 from benchmarks.study.noise import noisy_copy
@@ -52,6 +53,8 @@ def main() -> int:
         before(suite.first)
         for noise in suite.noise:
             noisy_copy(noise)
+        for fold in suite.folds:
+            fold_copy(fold)
         suite = with_equal_time(suite, options.out)
         runs = [run for run in all_runs(suite, seeds, options.out) if run.arm.name in wanted]
         data = options.data or suite.data

@@ -41,6 +41,19 @@ class Noise:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fold:
+    """A copy of prepared data that holds a part of its training pictures out, to choose by.
+
+    It has `train` and `dev` and no other split, so that nothing that is reported can be looked at.
+    """
+
+    folder: str
+    of: str
+    share: float  # of the groups: pictures of one group stay together
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Ladder:
     """One method trained for longer and longer: the arms by length, the shortest first.
 
@@ -61,6 +74,7 @@ class Suite:
     contrasts: tuple[Contrast, ...]
     first: tuple[tuple[str, ...], ...] = ()  # commands (flags of `python -m`) that come before
     noise: tuple[Noise, ...] = ()
+    folds: tuple[Fold, ...] = ()
     data: str = ""  # FOLDER#SPLIT,… to evaluate on, in the place of the config's
     ladders: tuple[Ladder, ...] = ()
     means: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of which sets

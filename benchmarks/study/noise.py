@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from benchmarks.study.arms import Noise
-from cots_jax.data.prepare.write import FolderWriter, Plan, Prepared, prepare_folder
-from cots_jax.data.records import Record, list_splits, open_split, read_facts
+from benchmarks.study.copies import TRAIN, Splits, copied
+from cots_jax.data.prepare.write import Prepared
+from cots_jax.data.records import Record, open_split
 from cots_jax.files import write_whole
 
-TRAIN = "train"
 EXCHANGED = "exchanged.json"  # row numbers of the training split
 
 
@@ -23,24 +23,12 @@ def noisy_copy(noise: Noise) -> Prepared:
     None of them keeps a caption that fits. Such a record belongs to no group but its own, as a
     wrong pair on the web does. Made again only where it is not there.
     """
-    facts = read_facts(noise.of)
-    arguments = {"share": noise.share, "seed": noise.seed, "of": facts["fingerprint"]}
-    name = Path(noise.folder).name
-    frames = facts.get("frames", 0)  # of videos
-    plan = Plan(name, "noise", facts["licence"], facts["longest_side"], arguments, frames=frames)
 
-    def fill(writer: FolderWriter) -> None:
-        for split in list_splits(noise.of):
-            with open_split(noise.of, split) as rows:
-                records = [rows.record(row) for row in range(len(rows))]
-            if split == TRAIN:
-                records = _exchanged(records, noise)
-            for record in records:
-                writer.add(
-                    split, dataclasses.replace(record, group_id=writer.group_id(record.group))
-                )
+    def changed(splits: Splits) -> Splits:
+        return {**splits, TRAIN: _exchanged(splits[TRAIN], noise)}
 
-    prepared = prepare_folder(Path(noise.folder), plan, fill)
+    arguments = {"share": noise.share, "seed": noise.seed}
+    prepared = copied(noise.folder, noise.of, "noise", arguments, changed)
     with open_split(noise.of, TRAIN) as rows:
         chosen, _ = exchange(rows.group_id, noise.share, noise.seed)
     write_whole(Path(noise.folder) / EXCHANGED, json.dumps(chosen.tolist()) + "\n")

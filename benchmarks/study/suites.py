@@ -14,7 +14,7 @@ from benchmarks.study.emoji import (
     MAKE_EMOJI,
     SMOKE,
 )
-from benchmarks.study.flickr8k import FLICKR8K, FLICKR8K_MINILM
+from benchmarks.study.flickr8k import FLICKR8K, FLICKR8K_MINILM, FLICKR8K_TUNING
 
 
 def _noisy(percent: int) -> str:
@@ -75,6 +75,7 @@ SUITES = {
         EMOJI_DEMO,
         FLICKR8K,
         FLICKR8K_MINILM,
+        FLICKR8K_TUNING,
         NOISE,
     )
 }

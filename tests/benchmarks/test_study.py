@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Studies: noise whose places are known, statistics, what is found in finished runs, the page."""
+"""Studies: statistics, what is found in finished runs, the page."""
 
 import dataclasses
 import json
@@ -10,9 +10,7 @@ import sys
 import numpy as np
 import pytest
 from doors import PROJECT
-from hypothesis import given
-from hypothesis import strategies as st
-from tiny_world import CONFIG, Tiny, prepare_tiny
+from tiny_world import CONFIG, Tiny
 
 from benchmarks.study import __main__ as study
 from benchmarks.study.arms import Arm, Contrast, Ladder, Noise, Suite
@@ -20,61 +18,15 @@ from benchmarks.study.cost import step_seconds
 from benchmarks.study.earlier import earlier_runs
 from benchmarks.study.filter_quality import filter_quality, quality_by_rarity
 from benchmarks.study.findings import RunRow, find
-from benchmarks.study.noise import exchange, is_exchanged, noisy_copy
+from benchmarks.study.noise import is_exchanged, noisy_copy
 from benchmarks.study.page import write_page
 from benchmarks.study.runs import Run, all_runs, carry_out, steps_of, with_equal_time
 from benchmarks.study.statistics import paired, spread
 from benchmarks.study.suites import SUITES
 from benchmarks.study.words import in_words
 from cots_jax.arguments import parse_arguments
-from cots_jax.data.records import open_split
 from cots_jax.data.shuffle import shuffled
 from cots_jax.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory) -> pathlib.Path:
-    """48 pairs to train on and 16 held out."""
-    root = tmp_path_factory.mktemp("pairs")
-    assert prepare_tiny(root).status == 0
-    return root / "data" / "tiny"
-
-
-class TestNoise:
-    @given(
-        groups=st.lists(st.integers(0, 8), min_size=20, max_size=60).filter(
-            lambda g: max(map(g.count, g)) < len(g) // 4
-        ),
-        seed=st.integers(0, 5),
-    )
-    def test_an_exchange_is_a_permutation_without_a_fitting_caption(self, groups, seed):
-        groups = np.array(groups)
-        rows, givers = exchange(groups, 1.0, seed)
-        assert sorted(rows) == sorted(givers) == list(range(len(groups)))
-        assert (groups[rows] != groups[givers]).all()
-
-    def test_the_share_is_exact_and_the_seed_decides(self):
-        groups = np.arange(1000)
-        rows, givers = exchange(groups, 0.2, 0)
-        assert len(set(rows)) == len(rows) == 200
-        again, other = exchange(groups, 0.2, 0), exchange(groups, 0.2, 1)
-        np.testing.assert_array_equal(givers, again[1])
-        assert set(rows) != set(other[0])
-
-    def test_a_copy_differs_in_the_captions_of_its_training_split_alone(self, pairs, tmp_path):
-        noise = Noise(str(tmp_path / "noisy"), str(pairs), 0.5)
-        assert noisy_copy(noise).outcome == "made"
-        assert noisy_copy(noise).outcome == "already there"
-        for split in ("train", "val"):
-            with open_split(noise.of, split) as old, open_split(noise.folder, split) as new:
-                both = [(old.record(i), new.record(i)) for i in range(len(old))]
-                groups = len({new.record(i).group_id for i in range(len(new))})
-            changed = np.array([one.captions != other.captions for one, other in both])
-            assert all(one.image == other.image and one.id == other.id for one, other in both)
-            wrong = is_exchanged(noise.folder, len(both)) if split == "train" else changed & False
-            np.testing.assert_array_equal(changed, wrong)
-            assert changed.sum() == (24 if split == "train" else 0)
-            assert groups == len(both)
 
 
 class TestStatistics:
