@@ -103,7 +103,7 @@ SETTINGS: dict[str, tuple[dict[str, str], ...]] = {
         {f"{_MASKED}.text_ratio": "0.6"},
         {f"{_MASKED}.text_ratio": "0.85"},
         {f"{_MASKED}.image_ratio": "0.75"},
-        {_LOSS.format("mlm"): "0.3 @ 90%, 0 @ 100%"},
+        {f"{_MASKED}.text_ratio": "0.15"},
         {f"{_MASKED}.text_every": "4"},
     ),
     "clip": (
