@@ -46,7 +46,7 @@ def copied(
 def fold_copy(fold: Fold) -> Prepared:
     """Copies the training split in two: `dev` has a share of the groups, `train` all others."""
 
-    def halved(splits: Splits) -> Splits:
+    def divided(splits: Splits) -> Splits:
         records = splits[TRAIN]
         groups = np.array([record.group_id for record in records])
         dev = held_out(groups, fold.share, fold.seed)
@@ -56,7 +56,7 @@ def fold_copy(fold: Fold) -> Prepared:
         }
 
     arguments = {"share": fold.share, "seed": fold.seed}
-    return copied(fold.folder, fold.of, "fold", arguments, halved)
+    return copied(fold.folder, fold.of, "fold", arguments, divided)
 
 
 def held_out(groups: Integer[np.ndarray, "r"], share: float, seed: int) -> Bool[np.ndarray, "r"]:

