@@ -2,7 +2,7 @@
 """What a study compares: arms, each a config with some keys set, and suites of them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,24 @@ class Arm:
         """The flags of `python -m cots_jax.main`, less the workdir."""
         keys = {**self.keys, "seed": str(seed)}
         return [f"--config={self.config}", *(f"--config.{k}={v}" for k, v in keys.items())]
+
+
+def arms_of_settings(
+    configs: Mapping[str, str],
+    settings: Mapping[str, Sequence[Mapping[str, str]]],
+    keys: Mapping[str, str],
+) -> tuple[Arm, ...]:
+    """An arm for each setting, numbered within its group, over `keys` and the group's config."""
+    return tuple(
+        Arm(
+            f"{group}-{number:0{len(str(len(tried) - 1))}}",
+            configs[group],
+            {**keys, **setting},
+            group=group,
+        )
+        for group, tried in settings.items()
+        for number, setting in enumerate(tried)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

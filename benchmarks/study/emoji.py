@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from benchmarks.study.arms import Arm, Contrast, Ladder, Suite
+from benchmarks.study.arms import Arm, Contrast, Ladder, Suite, arms_of_settings
 
 EMOJI = "data/emoji"
 DEMO = "configs/demo.py"
@@ -201,20 +201,11 @@ SETTINGS: dict[str, tuple[dict[str, str], ...]] = {
 
 def _tuning() -> Suite:
     keys = {"duration": f"{TUNED} steps", "evaluate_every": "200%", **QUIET, **RECIPE}
-    arms = tuple(
-        Arm(
-            f"{method}-{number:02}",
-            f"{DEMO}:{METHODS[method]}" if METHODS[method] else DEMO,
-            {**keys, **setting},
-            group=method,
-        )
-        for method, settings in SETTINGS.items()
-        for number, setting in enumerate(settings)
-    )
+    configs = {name: f"{DEMO}:{method}" if method else DEMO for name, method in METHODS.items()}
     return Suite(
         name="emoji_tuning",
         title="Settings that were tried, on sets that are not reported",
-        arms=arms,
+        arms=arms_of_settings(configs, SETTINGS, keys),
         contrasts=(),
         first=(*MAKE_EMOJI, *MAKE_DVAE),
         means=MEANS,

@@ -10,12 +10,13 @@ The pictures are not ours to pass on: `data/flickr8k` is made by the `prepare` c
 cores, three times shorter than that config's own run.
 """
 
+import dataclasses
 import importlib.util
 import shutil
 import sys
 from pathlib import Path
 
-from benchmarks.study.arms import Arm, Contrast, Fold, Suite
+from benchmarks.study.arms import Arm, Contrast, Fold, Suite, arms_of_settings
 from benchmarks.study.emoji import QUIET, RATE, SMOKE, WARM
 
 CONFIG = "configs/flickr8k.py"
@@ -125,21 +126,15 @@ def _tuning() -> Suite:
         "data.train": f"{FOLD.folder}#train",
         "data.eval": f"{FOLD.folder}#dev",
     }
-    arms = tuple(
-        Arm(
-            f"{method}-{number}",
-            CONFIG if method == "full" else f"{CONFIG}:{method}",
-            {**keys, **setting},
-            as_long_as="full-0" if method == "clip" else "",
-            group=method,
-        )
-        for method, settings in SETTINGS.items()
-        for number, setting in enumerate(settings)
+    configs = {name: CONFIG if name == "full" else f"{CONFIG}:{name}" for name in SETTINGS}
+    arms = (
+        dataclasses.replace(arm, as_long_as="full-0") if arm.group == "clip" else arm
+        for arm in arms_of_settings(configs, SETTINGS, keys)
     )
     return Suite(
         name="flickr8k_tuning",
         title="Settings on photographs, on training pictures that are held out",
-        arms=arms,
+        arms=tuple(arms),
         contrasts=(),
         first=(MAKE_DVAE,),
         folds=(FOLD,),
