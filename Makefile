@@ -37,9 +37,10 @@ lint: $(VENV)/.test-installed
 	$(bin)/ruff format --check .
 	$(bin)/pyrefly check
 
-# Most of the time of these tests is the compiler's, so that it may take less care; the slow tier
-# compiles as users do.
-test: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
+# Most of the time of the tests is the compiler's, so that it may take less care. What is about the
+# compiler's work asks for `users_compiler`.
+test test-slow: export JAX_DISABLE_MOST_OPTIMIZATIONS ?= 1
+test test-slow: export XLA_FLAGS ?= --xla_cpu_use_fusion_emitters=false
 test: lint
 	$(bin)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadgroup -q
 

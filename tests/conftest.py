@@ -26,7 +26,7 @@ os.environ["COTS_JAX_CACHE"] = CACHE
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
-LONGEST = ("test_levels_alive", "test_two_processes", "test_kill", "test_factorisations")
+LONGEST = ("test_two_processes", "test_kill", "test_factorisations", "test_levels_alive")
 
 _struct_dataclass = flax.struct.dataclass
 
@@ -58,14 +58,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def hasty_compiler() -> Iterator[None]:
-    """Here and in programs that a module starts, compiling takes half the time, running more."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+def users_compiler() -> Iterator[None]:
+    """Programs that a module starts are compiled as users compile, not hastily (Makefile)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):
+            patch.delenv(name, raising=False)
+        patch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as `make demo` has it
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

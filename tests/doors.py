@@ -96,6 +96,12 @@ def run_apart(root: pathlib.Path, arguments: Sequence[str], timeout: float = 600
     return Said(done.returncode, done.stdout, done.stderr)
 
 
+def fake_devices(count: int) -> str:
+    """XLA_FLAGS of a program that sees this many devices, beside those of this process."""
+    told = os.environ.get("XLA_FLAGS", "")
+    return f"{told} --xla_force_host_platform_device_count={count}".strip()
+
+
 def start_two(
     root: pathlib.Path, *commands: Sequence[str], devices: int = 1, paths: str = str(PROJECT)
 ) -> list[subprocess.Popen]:
@@ -106,8 +112,7 @@ def start_two(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    told = {ADDRESS: address, COUNT: "2", "PYTHONPATH": paths, "XLA_FLAGS": flags}
+    told = {ADDRESS: address, COUNT: "2", "PYTHONPATH": paths, "XLA_FLAGS": fake_devices(devices)}
     return [
         subprocess.Popen(
             [sys.executable, *commands[index % len(commands)]],

@@ -41,7 +41,6 @@ def logged(root: pathlib.Path, run: str) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hasty_compiler")
 def test_they_are_the_ids_that_are_made_online(ahead: Tiny) -> None:
     online = run_main(ahead.root, f"--config={CONFIG}", "--workdir=runs/online", *WHOLE)
     assert online.status == 0, online.err

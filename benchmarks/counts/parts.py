@@ -39,6 +39,7 @@ def measured(part: str) -> dict[str, Any]:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
         "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
         "PYTHONPATH": os.pathsep.join(paths),
     }

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("users_compiler")
+
 SCRIPT = pathlib.Path(__file__).with_name("compile_run.py")
 GIB = 2**30
 
