@@ -26,7 +26,10 @@ os.environ["COTS_JAX_CACHE"] = CACHE
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
-LONGEST = ("test_two_processes", "test_kill", "test_factorisations", "test_levels_alive")
+LONGEST = (
+    *("test_two_processes", "test_kill", "test_factorisations", "test_levels_alive"),
+    *("test_compiles", "test_planner"),
+)
 
 _struct_dataclass = flax.struct.dataclass
 

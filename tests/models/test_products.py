@@ -115,7 +115,7 @@ def total(params, config):
 
 def some_params(config):
     x = jnp.zeros((2, 5, config.width))
-    return Transformer(config).init(jax.random.key(0), x)["params"]
+    return quick.jit(Transformer(config).init)(jax.random.key(0), x)["params"]
 
 
 def program(config):

@@ -58,8 +58,10 @@ class TestImageTokenizer:
         found = quick.jit(step)(found_state(step), params, batch, make_knobs())
         return float(found[1]["loss/mvm"])
 
-    @pytest.mark.parametrize("size", [toy_model.SIDE, 2 * toy_model.SIDE])
-    @pytest.mark.parametrize("rule", list(TokenizerInput))
+    @pytest.mark.parametrize(
+        ("size", "rule"),
+        [(toy_model.SIDE, TokenizerInput.JITTERED), (2 * toy_model.SIDE, TokenizerInput.CLEAN)],
+    )
     def test_ids_made_online(self, size, rule):
         batch = toy_model.random_batch(0, b, tokens=False)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(3), 0), b)

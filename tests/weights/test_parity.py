@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from safetensors.numpy import save_file
 
 from cots_jax.models.apply import apply
@@ -23,6 +24,8 @@ from cots_jax.weights.mapping import flat, import_tree, nested
 
 torch = pytest.importorskip("torch", reason="parity needs torch: pip install torch==2.13.0")
 transformers = pytest.importorskip("transformers")
+
+run = quick.jit(apply, static_argnums=0)
 
 WIDTH, LAYERS, HEADS, MLP, WORDS, LENGTH = 48, 3, 4, 96, 60, 11
 SIZES = {
@@ -56,7 +59,7 @@ def tensors_of(model):
 
 def converted(folder, fmt, tower, *inputs):
     """A tower's parameters out of a folder; our own start where the format has none."""
-    fresh = tower.init(jax.random.key(0), *inputs)["params"]
+    fresh = quick.jit(tower.init)(jax.random.key(0), *inputs)["params"]
     tensors = vit.own_tables(bert.modern(read_tensors(folder)))
     found = flat(import_tree(tensors, fmt, fresh, source="test"))
     return jax.tree.map(jnp.asarray, nested(flat(fresh) | found))
@@ -78,7 +81,7 @@ def hidden_states(tower, params, *inputs):
             path: leaf[:count] if path.startswith("transformer/blocks/") else leaf
             for path, leaf in flat(params).items()
         }
-        yield apply(shorter, nested(first), *inputs)
+        yield run(shorter, nested(first), *inputs)
 
 
 def assert_near(found, wanted, kind):
@@ -124,13 +127,13 @@ class TestBert:
         tensors = read_tensors(tmp_path)
         words = jnp.asarray(tensors["bert.embeddings.word_embeddings.weight"])
         head = MaskedHead(config)
-        fresh = head.init(jax.random.key(0), hidden, nobody, words)["params"]
+        fresh = quick.jit(head.init)(jax.random.key(0), hidden, nobody, words)["params"]
         found = import_tree(tensors, bert.MASKED_HEAD, fresh, source="test")
         params = jax.tree.map(jnp.asarray, nested(flat(fresh) | flat(found)))
         assert set(flat(fresh)) - set(flat(found)) == {"partner/kernel", "partner/bias"}
         with torch.no_grad():
             wanted = theirs.cls(torch.tensor(np.asarray(hidden)))
-        assert_near(apply(head, params, hidden, nobody, words), wanted, kind)
+        assert_near(run(head, params, hidden, nobody, words), wanted, kind)
 
 
 class TestImageTowers:
@@ -222,7 +225,7 @@ class TestClip:
             for state, ours in zip(states[1:], hidden_states(tower, params, image)):
                 assert_near(ours.tokens, norm(state)[:, 1:], kind)
             joint = theirs.visual_projection(norm(states[-1])[:, 0])
-        assert_near(apply(tower, params, image).joint, unit_rows(joint), kind)
+        assert_near(run(tower, params, image).joint, unit_rows(joint), kind)
 
     def test_the_text_tower(self, theirs, kind, tmp_path):
         stack = dataclasses.replace(self.stack, span=Span.CAUSAL)
@@ -244,7 +247,7 @@ class TestClip:
             for state, ours in zip(found.hidden_states[1:], mine):
                 assert_near(ours.tokens[seen.numpy()], norm(state)[seen], kind)
             joint = theirs.text_projection(found.pooler_output)
-        assert_near(apply(tower, params, *inputs).joint, unit_rows(joint), kind)
+        assert_near(run(tower, params, *inputs).joint, unit_rows(joint), kind)
 
 
 class TestDalle:
@@ -277,7 +280,7 @@ class TestDalle:
         params = jax.tree.map(jnp.asarray, found.params)
         colours = np.random.default_rng(0).random((3, self.GRID, self.GRID, 3))
         pixels = colours.repeat(8, axis=1).repeat(8, axis=2)
-        ours = apply(Encoder(found.config), params, jnp.asarray(pixels, kind))
+        ours = run(Encoder(found.config), params, jnp.asarray(pixels, kind))
         mapped = torch.tensor(((1 - 2 * LAPLACE) * pixels + LAPLACE).transpose(0, 3, 1, 2))
         with torch.no_grad():
             wanted = theirs.blocks(mapped.to(getattr(torch, kind))).permute(0, 2, 3, 1)
