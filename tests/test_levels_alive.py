@@ -19,7 +19,7 @@ from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.evaluation import evaluate_set, open_sets
 
 pytestmark = pytest.mark.slow
-LEAST_SHARE = 0.05  # of the towers' gradient norm, once a level's weight has risen
+LEAST_SHARE = 0.05  # of the towers' gradient norm, while a level has its full weight
 
 
 def open_held_out(run: pathlib.Path, held_out: str):
@@ -51,14 +51,15 @@ def test_masked_words_and_codes_are_predicted_with_the_paired_feature(learned, m
     assert [check.name for check in checks if not check.alive] == []
 
 
-def test_token_and_task_level_move_the_towers_for_half_of_the_training(learned):
+def test_token_and_task_level_move_the_towers_while_they_have_their_full_weight(learned):
+    """By the config the token level to half of the training, the task level from 40 % on."""
     lines = (learned.root / "runs/learned/metrics.jsonl").read_text().splitlines()
     shares = [line for line in map(json.loads, lines) if "gradient_share/task" in line]
     assert len(shares) == 20
-    token = [line["gradient_share/mvm"] + line["gradient_share/mlm"] for line in shares]
-    task = [line["gradient_share/task"] for line in shares]
-    for level in (token, task):
-        assert sum(share >= LEAST_SHARE for share in level) >= len(shares) / 2
+    token = [line["gradient_share/mvm"] + line["gradient_share/mlm"] for line in shares[:10]]
+    task = [line["gradient_share/task"] for line in shares[8:]]
+    assert min(token) >= LEAST_SHARE
+    assert min(task) >= LEAST_SHARE
 
 
 @pytest.fixture(scope="module")

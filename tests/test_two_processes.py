@@ -136,9 +136,9 @@ def test_where_one_is_killed_the_other_ends_with_a_word(root, victim):
         assert "another task died" in other.err or "has lost another one" in other.err
 
 
-def test_the_local_launcher_starts_both_again(root):
-    """Where the first is killed, at which the other meets it; test_kill.py has any of the two."""
-    run = root / "runs/again"
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_local_launcher_starts_both_again(root, victim):
+    run = root / f"runs/again{victim}"
     launcher = [sys.executable, str(PROJECT / "launch/local.py"), "--processes=2", "--pause=0.1"]
     training = [sys.executable, *MAIN, f"--workdir={run}", "--config.checkpoint_every=3 steps"]
     with subprocess.Popen(
@@ -154,7 +154,7 @@ def test_the_local_launcher_starts_both_again(root):
             assert running.poll() is None
             time.sleep(0.05)
         task = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
-        os.kill(int(task.read_text().split()[0]), signal.SIGKILL)
+        os.kill(int(task.read_text().split()[victim]), signal.SIGKILL)
         (said,) = both_said([running])
     assert said.status == 0, said.err
     assert "launch: starting again in 0.1 s, 1 of 10" in said.err
