@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from checkpoint_cases import assert_same_bits, one_device, run, start
+from doors import fake_devices
 
 from cots_jax import checkpoint
 from cots_jax.checkpoint import Keep
@@ -36,8 +37,8 @@ def test_saved_on_one_device_restored_on_eight_and_back(tmp_path: Path) -> None:
     ONE = one_device()
     keys = jax.device_put(np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32), ONE)
     path = checkpoint.save(tmp_path / "one", 1, {"method": {"keys": keys}}, {}, keep=Keep())
-    flags = "--xla_force_host_platform_device_count=8"
-    run(MESH, path, tmp_path / "eight", XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    flags = {"XLA_FLAGS": fake_devices(8), "JAX_PLATFORMS": "cpu"}
+    run(MESH, path, tmp_path / "eight", **flags)
     restored = checkpoint.restore(tmp_path / "eight" / "1", "method", {"keys": keys})
     assert restored["keys"].sharding == ONE
     assert_same_bits(restored, {"keys": keys})
@@ -87,7 +88,7 @@ except UserError as error:
 def test_two_processes_write_one_checkpoint_and_agree_on_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": fake_devices(2), "JAX_PLATFORMS": "cpu"}
     pair = [start(PAIR, number, port, tmp_path / "shared", **flags) for number in (0, 1)]
     try:
         told = [process.communicate(timeout=120) for process in pair]

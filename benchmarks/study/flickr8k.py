@@ -69,14 +69,31 @@ def _suite(
 
 
 FLICKR8K = _suite("flickr8k", "The levels on photographs, from scratch", STEPS, {}, MAKE_DVAE)
-FLICKR8K_MINILM = _suite(
-    "flickr8k_minilm",
-    "The levels on photographs, with a pre-trained text tower",
-    MINILM_STEPS,
-    PRETRAINED,
-    MAKE_DVAE,
-    COPY_MINILM,
-)
+
+
+def _minilm() -> Suite:
+    suite = _suite(
+        "flickr8k_minilm",
+        "The levels on photographs, with a pre-trained text tower",
+        MINILM_STEPS,
+        PRETRAINED,
+        MAKE_DVAE,
+        COPY_MINILM,
+    )
+    alone = suite.arm("contrastive")
+    # The same image tower beside a small text tower from scratch.
+    keys = {key: value for key, value in alone.keys.items() if key not in PRETRAINED}
+    scratch = dataclasses.replace(alone, name="scratch", keys={**keys, "model": "photo-64"})
+    longer = dataclasses.replace(scratch, name="scratch-time", as_long_as="contrastive")
+    contrasts = (Contrast("contrastive", "scratch"), Contrast("contrastive", "scratch-time"))
+    return dataclasses.replace(
+        suite,
+        arms=(*suite.arms, scratch, longer),
+        contrasts=(*suite.contrasts, *contrasts),
+    )
+
+
+FLICKR8K_MINILM = _minilm()
 
 FOLD = Fold("data/flickr8k-fold", "data/flickr8k", 0.1)
 _LOSS, _KL, _MASKED = "method.weight_{}", "method.alignment", "method.masked"

@@ -7,7 +7,7 @@ of all tokens, so that what is read is the same as of a whole block.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Wanted = slice | Int[Array, "b m"]  # the same places in every row, or each row's own
 FIRST = slice(0, 1)  # [CLS]
@@ -44,3 +44,11 @@ def pooled_and(
         return FIRST if pooled is None else pooled
     first = jnp.zeros_like(positions[:, :1]) if pooled is None else pooled
     return jnp.concatenate([first, positions], axis=1)
+
+
+def mean_of(x: Float[Array, "b n d"], seen: Bool[Array, "b n"]) -> Float[Array, "b d"]:
+    """The mean of the outputs of tokens that are seen, in float32 at least; 0 where none is."""
+    exact = jnp.promote_types(x.dtype, jnp.float32)
+    count = jnp.maximum(jnp.sum(seen, axis=1, dtype=exact), 1)
+    total = jnp.sum(jnp.where(seen[..., None], x, 0), axis=1, dtype=exact)
+    return (total / count[:, None]).astype(x.dtype)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from cots_jax.models.outputs import pooled_and
+from cots_jax.models.outputs import mean_of, outputs_at, pooled_and
 from cots_jax.models.transformer import (
     Norm,
     Transformer,
@@ -21,10 +21,15 @@ from cots_jax.models.vision import Encoded, unit
 
 
 class Pooling(enum.StrEnum):
-    """The token whose output stands for the text: [CLS] (BERT) or the last one (CLIP)."""
+    """Whose output stands for the text: [CLS]'s (BERT), the last token's (CLIP), or the mean.
+
+    The mean is over all tokens but padding, as sentence-transformers trains its BERTs (Reimers and
+    Gurevych, 2019).
+    """
 
     CLS = "cls"
     LAST = "last"
+    MEAN = "mean"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +74,19 @@ class TextTower(nn.Module):
         seen = jnp.arange(l)[None] < length[:, None]
         # A finite bias: a row without any token (padding of the batch) must not give NaN.
         bias = jnp.where(seen, 0.0, -1e9)[:, None, None, :]
+        mean = config.pooling is Pooling.MEAN
         last = jnp.maximum(length - 1, 0)[:, None] if config.pooling is Pooling.LAST else None
-        wanted = pooled_and(positions, last)
+        wanted = None if mean else pooled_and(positions, last)
         x = Transformer(config.transformer, name="transformer")(x, bias, wanted)
         if config.transformer.norm is Norm.PRE:
             x = layer_norm(config.transformer.epsilon, "final_norm")(x)
-        cls = x[:, 0]
+        if mean:
+            tokens = outputs_at(x, slice(0) if positions is None else positions)
+            pooled = mean_of(x, seen)
+        else:
+            tokens, pooled = x[:, 1:], x[:, 0]
         std = config.transformer.init_std
         joint = linear(
             config.embed_dim, config.transformer.precision, init_std=std, name="projection"
-        )(cls)
-        return Encoded(x[:, 1:], cls, unit(joint))
+        )(pooled)
+        return Encoded(tokens, pooled, unit(joint))

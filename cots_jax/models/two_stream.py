@@ -45,8 +45,10 @@ def _sizes() -> dict[str, TwoStreamConfig]:
     short = dataclasses.replace(small, layers=2, norm=Norm.POST, epsilon=1e-12)
     photo = TransformerConfig(4, 192, 6, 768, activation=quick, init_std=None)
     caption = dataclasses.replace(photo, layers=2, norm=Norm.POST, epsilon=1e-12)
-    # The six-layer text towers of 22.7 M parameters that sentence-transformers publishes.
+    # The six-layer text towers of 22.7 M parameters that sentence-transformers publishes, trained
+    # by the mean of their outputs.
     minilm = TransformerConfig(6, 384, 12, 1536, norm=Norm.POST, epsilon=1e-12)
+    sentence = dataclasses.replace(text(minilm, 512), pooling=Pooling.MEAN)
     beit = {
         side: dataclasses.replace(base, layer_scale=0.1, relative_bias_side=side)
         for side in (14, 24)
@@ -67,7 +69,7 @@ def _sizes() -> dict[str, TwoStreamConfig]:
         "photo-32": TwoStreamConfig(vision(32, 8, small), text(short, 64)),
         "photo-64": TwoStreamConfig(vision(64, 16, photo), text(caption, 64)),
         "photo-96": TwoStreamConfig(vision(96, 16, photo), text(caption, 64)),
-        "photo-64-minilm": TwoStreamConfig(vision(64, 16, photo), text(minilm, 512)),
+        "photo-64-minilm": TwoStreamConfig(vision(64, 16, photo), sentence),
         "emoji-32": TwoStreamConfig(vision(32, 8, small, 128), text(short, 32, 128)),
         "tiny-16": TwoStreamConfig(vision(16, 8, tiny, 16), text(tiny_text, 32, 16)),
     }

@@ -49,7 +49,10 @@ class VisionConfig:
 
 @flax.struct.dataclass
 class Encoded:
-    """What a tower gives: outputs where asked for, at [CLS], and the unit vector for search."""
+    """What a tower gives: outputs where asked for, one of the row, and the unit vector for search.
+
+    cls: the output at [CLS], or what a text tower with another pooling has in its place.
+    """
 
     tokens: Float[Array, "b m d"]
     cls: Float[Array, "b d"]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from doors import fake_devices
 
 from cots_jax.data import masking
 from cots_jax.data.masking import (
@@ -293,7 +294,7 @@ print("nothing is sent")
 
 
 def test_rows_split_over_devices_need_no_communication():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": fake_devices(8), "JAX_PLATFORMS": "cpu"}
     environment = os.environ | flags | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", SPLIT_OVER_DEVICES]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -21,6 +21,8 @@ CLIP = dataclasses.replace(
     token_types=0,
     pooling=Pooling.LAST,
 )
+MEAN = dataclasses.replace(BERT, pooling=Pooling.MEAN)
+EACH = pytest.mark.parametrize("config", [BERT, CLIP, MEAN], ids=["bert", "clip", "mean"])
 LENGTH = np.array([5, 3, 1, 0])
 
 
@@ -55,7 +57,7 @@ def texts(l=6):
     return np.random.default_rng(1).integers(5, 30, (4, l))
 
 
-@pytest.mark.parametrize("config", [BERT, CLIP], ids=["bert", "clip"])
+@EACH
 def test_padding_never_influences(config):
     text = texts()
     real = np.arange(6)[None] < LENGTH[:, None]
@@ -79,21 +81,24 @@ def test_real_tokens_do_influence():
 
 
 def test_a_row_without_any_token_is_finite():
-    found = encode(BERT, texts())
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    for config in (BERT, MEAN):
+        found = encode(config, texts())
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
 def test_pooling():
-    bert, clip = encode(BERT, texts()), encode(CLIP, texts())
+    bert, clip, mean = (encode(config, texts()) for config in (BERT, CLIP, MEAN))
     np.testing.assert_allclose(bert.cls, bert.tokens[:, 0], rtol=1e-12)
     for row in range(3):
         last = clip.tokens[row, LENGTH[row] - 1]
         np.testing.assert_allclose(clip.cls[row], last, rtol=1e-12)
+        over = bert.tokens[row, : LENGTH[row]].mean(axis=0)
+        np.testing.assert_allclose(mean.cls[row], over, rtol=1e-12)
     np.testing.assert_allclose(np.linalg.norm(bert.joint, axis=1), 1, rtol=1e-10)
 
 
 @pytest.mark.parametrize("positions", [np.array([[4, 0]] * 4), None], ids=["some", "none"])
-@pytest.mark.parametrize("config", [BERT, CLIP], ids=["bert", "clip"])
+@EACH
 def test_outputs_at_tokens_are_those_that_were_asked_for(config, positions):
     def call(params, text):
         asked = None if positions is None else jnp.asarray(positions)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from doors import fake_devices
 from pinned_run import LENGTHS, MESHES
 
 HERE = pathlib.Path(__file__).parent
@@ -21,7 +22,7 @@ def found():
     paths = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1])))
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": fake_devices(8),
         "PYTHONPATH": paths,
     }
     command = [sys.executable, str(HERE / "pinned_run.py")]

@@ -215,7 +215,8 @@ def _sizes() -> dict[str, two_stream.TwoStreamConfig]:
     last = TextConfig(causal, 12, token_types=0, pooling=Pooling.LAST, embed_dim=8)
     return {
         "small-beit": two_stream.TwoStreamConfig(
-            VisionConfig(16, 8, layered, 8), TextConfig(tanh, 12, embed_dim=8)
+            VisionConfig(16, 8, layered, 8),
+            TextConfig(tanh, 12, pooling=Pooling.MEAN, embed_dim=8),
         ),
         "small-clip": two_stream.TwoStreamConfig(
             VisionConfig(16, 4, quick, 8, embedding_norm=True, mean=(0.4, 0.5, 0.6)), last

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from doors import fake_devices
 from sharded_run import LONG, SHORT
 
 HERE = pathlib.Path(__file__).parent
@@ -24,7 +25,7 @@ def runs(tmp_path_factory):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": fake_devices(8),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
     }
     command = [sys.executable, HERE / "sharded_run.py", out]

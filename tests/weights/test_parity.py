@@ -118,6 +118,10 @@ class TestBert:
             ).hidden_states
         for state, ours in zip(wanted[1:], hidden_states(self.ours, params, text, length)):
             assert_near(ours.tokens[seen.numpy()], state[seen], kind)
+        mean = TextTower(dataclasses.replace(self.ours.config, pooling=Pooling.MEAN))
+        share = seen.to(wanted[-1].dtype)
+        pooled = torch.einsum("bn,bnd->bd", share / share.sum(1, keepdim=True), wanted[-1])
+        assert_near(run(mean, params, text, length).cls, pooled, kind)
 
     def test_the_masked_head_without_a_partner(self, theirs, kind, tmp_path):
         """A partner of zeros leaves BERT's own head."""

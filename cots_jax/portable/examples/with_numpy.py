@@ -33,8 +33,8 @@ class Tower:
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + self.stack["epsilon"])
         return x * self.arrays[f"{name}/scale"][layer] + self.arrays[f"{name}/bias"][layer]
 
-    def embed(self, x, bias, last):
-        """x [b, n, d] through all blocks; the token `last` [b] is the row's: unit vectors."""
+    def embed(self, x, bias, share):
+        """x [b, n, d] through all blocks; `share` [b, n] of a token in its row: unit vectors."""
         for layer in range(self.stack["layers"]):
             for branch in (self.attention, self.mlp):
                 name = f"transformer/blocks/{branch.__name__}"
@@ -44,7 +44,7 @@ class Tower:
                 x = x + y if self.pre else self.norm(x + y, f"{name}_norm", layer)
         if self.pre:
             x = self.norm(x, "final_norm")
-        x = self.linear(x[np.arange(len(x)), last], "projection")
+        x = self.linear(np.einsum("bn,bnd->bd", share, x), "projection")
         return x / np.sqrt((x * x).sum(-1, keepdims=True) + 1e-12)
 
     def attention(self, x, bias, layer):
@@ -99,7 +99,7 @@ def embed_images(image):
     x = np.concatenate([cls, x], axis=1) + tower.arrays["position_embedding"]
     if tower.built["embedding_norm"]:
         x = tower.norm(x, "embedding_norm")
-    return tower.embed(x, 0, np.zeros(b, int))
+    return tower.embed(x, 0, np.eye(x.shape[1])[np.zeros(b, int)])
 
 
 def embed_texts(ids, lengths):
@@ -111,8 +111,13 @@ def embed_texts(ids, lengths):
     if not tower.pre:
         x = tower.norm(x, "embedding_norm")
     padding = np.arange(l) >= lengths[:, None]
-    last = lengths - 1 if tower.built["pooling"] == "last" else np.zeros(len(ids), int)
-    return tower.embed(x, np.where(padding, -1e9, 0)[:, None, None], last)
+    share = {
+        "cls": np.eye(l)[np.zeros_like(lengths)],
+        "last": np.eye(l)[lengths - 1],
+        "mean": ~padding / lengths[:, None],
+    }
+    bias = np.where(padding, -1e9, 0)[:, None, None]
+    return tower.embed(x, bias, share[tower.built["pooling"]])
 
 
 if __name__ == "__main__":
