@@ -55,7 +55,7 @@ def main() -> int:
             noisy_copy(noise)
         for fold in suite.folds:
             fold_copy(fold)
-        suite = with_equal_time(suite, options.out)
+        suite = with_equal_time(suite, options.out, wanted)
         runs = [run for run in all_runs(suite, seeds, options.out) if run.arm.name in wanted]
         data = options.data or suite.data
         earlier = earlier_runs(list(filter(None, options.earlier.split(","))), runs, data)

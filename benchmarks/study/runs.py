@@ -68,14 +68,15 @@ class Run:
             return {}
 
 
-def with_equal_time(suite: Suite, out: Path) -> Suite:
+def with_equal_time(suite: Suite, out: Path, wanted: Sequence[str]) -> Suite:
     """The suite with the steps of arms that are given another arm's time.
 
     A step of each is measured once, on one core, and kept in OUT/SUITE/cost.json; of arms that
-    differ in length or learning rate alone, one step.
+    differ in length or learning rate alone, one step. Where no wanted arm needs it, none is, and
+    the steps of the others stay as they are.
     """
     pairs = {arm.name: arm.as_long_as for arm in suite.arms if arm.as_long_as}
-    if not pairs:
+    if not pairs.keys() & set(wanted):
         return suite
     path = out / suite.name / "cost.json"
     timed = {*pairs, *pairs.values()}

@@ -86,13 +86,19 @@ class TestEqualTime:
 
     def test_a_cheaper_arm_is_given_more_steps(self, tmp_path):
         self.stored(tmp_path, slow=0.3, fast=0.2)
-        suite = with_equal_time(self.SUITE, tmp_path)
+        suite = with_equal_time(self.SUITE, tmp_path, ["fast"])
         assert [steps_of(arm) for arm in suite.arms] == [100, 150, 400, 600, 150]
         assert "--config.duration=150 steps" in suite.arm("fast").flags(0)
 
     def test_what_is_left_over_goes_to_the_arm_that_is_compared_with(self, tmp_path):
         self.stored(tmp_path, slow=0.3, fast=0.29)
-        assert steps_of(with_equal_time(self.SUITE, tmp_path).arm("fast")) == 110
+        suite = with_equal_time(self.SUITE, tmp_path, ["slow", "fast"])
+        assert steps_of(suite.arm("fast")) == 110
+
+    def test_nothing_is_measured_for_arms_that_need_no_time_of_others(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("benchmarks.study.runs._output", lambda *_: pytest.fail("measured"))
+        assert with_equal_time(self.SUITE, tmp_path, ["slow", "slow-long"]) == self.SUITE
+        assert list(tmp_path.iterdir()) == []
 
     def test_only_steps_can_be_counted(self):
         with pytest.raises(ValueError, match="'2 epochs', not in steps"):
