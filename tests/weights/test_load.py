@@ -212,9 +212,12 @@ def test_a_real_checkpoint_gives_its_golden_values():
     # "A black dog is running after a white dog in the snow ."
     ids = [101, 1037, 2304, 3899, 2003, 2770, 2044, 1037, 2317, 3899, 1999, 1996, 4586, 1012, 102]
     text = jnp.array([ids + [0] * 5], jnp.int32)
-    encoded = apply(TextTower(size.text), found, text, jnp.array([len(ids)]))
+    everywhere = jnp.arange(20)[None]
+    encoded = apply(TextTower(size.text), found, text, jnp.array([len(ids)]), everywhere)
     golden = [-0.4148792, -0.21801271, 0.3672038, 0.22159395, 0.01677171]
-    np.testing.assert_allclose(encoded.cls[0, :5], golden, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(encoded.tokens[0, 0, :5], golden, rtol=0, atol=1e-6)
+    mean = encoded.tokens[0, : len(ids)].mean(axis=0)
+    np.testing.assert_allclose(encoded.cls[0], mean, rtol=0, atol=1e-6)
 
 
 def test_torch_is_not_needed(tmp_path):
