@@ -3,7 +3,7 @@
 
 Search reads one token of each row and the masked objectives read those they predict; the last
 block's other outputs would be thrown away, with their gradients of nought. Its keys and values are
-of all tokens, so that what is read is the same as of a whole block.
+of all tokens, so that what is read is the same as of a whole block. A mean reads all of them.
 """
 
 import jax.numpy as jnp
