@@ -42,8 +42,8 @@ RECIPE = {
     "method.masked.image_ratio": "0.75",
 }
 STEPS = 4000  # of 32 pairs: 22 times each pair
-LONGER = (2000, 4000, 8000, 16000)
-LONGEST = LONGER[-1]
+LONG, LONGEST = 16000, 32000
+LONGER = (2000, STEPS, 8000, LONG, LONGEST)
 TUNED = 1600  # steps of a run that settings are chosen by
 QUIET = {"diagnose_every": "200%", "checkpoint_every": "100%"}
 
@@ -63,7 +63,9 @@ def _arm(
 
 METHODS = {"contrastive": "contrastive", "mvlm": "mvlm", "kl": "kl", "full": ""}
 BASELINES = ("clip", "siglip", "albef")
-TRAINED_LONG = ("contrastive", "kl", "clip", "siglip")  # for the time of all levels
+# For the time of all levels.
+TRAINED_LONG = ("contrastive", "kl", *BASELINES)
+TRAINED_LONGEST = ("contrastive", "kl")
 # The best of the sixteen settings that `emoji_baselines` has of each.
 TUNED_BASELINES = {
     "clip": {"batch": "128", RATE: WARM.format("1.4e-3"), "optimizer.weight_decay": "0.2"},
@@ -79,6 +81,27 @@ def _rung(name: str, steps: int) -> str:
     return name if steps == STEPS else f"{name}-{steps}"
 
 
+def _as_long(name: str, steps: int) -> Arm:
+    """Of a method as many steps as take the time of so many of all levels."""
+    return _arm(f"{name}-{steps}-time", name, as_long_as=f"full-{steps}")
+
+
+# The arms of each method by their steps; of those without masked passes the time of all levels
+# is room for more of them.
+LADDERS = {
+    "full": tuple(_rung("full", steps) for steps in LONGER),
+    "contrastive": tuple(
+        name
+        for steps in LONGER
+        for name in (
+            _rung("contrastive", steps),
+            *((f"contrastive-{steps}-time",) if steps >= LONG else ()),
+        )
+    ),
+    "kl": ("kl", *(f"kl-{steps}-time" for steps in LONGER if steps >= LONG)),
+}
+
+
 EMOJI_SUITE = Suite(
     name="emoji",
     title="What the levels of interaction are worth on emoji",
@@ -92,12 +115,10 @@ EMOJI_SUITE = Suite(
             for arm in _ladder(name)
             if arm.name not in METHODS
         ),
+        *(_as_long(name, LONG) for name in TRAINED_LONG),
+        *(_as_long(name, LONGEST) for name in TRAINED_LONGEST),
         *(
-            _arm(f"{name}-{LONGEST}-time", name, as_long_as=f"full-{LONGEST}")
-            for name in TRAINED_LONG
-        ),
-        *(
-            _arm(f"{name}-tuned-{LONGEST}-time", name, as_long_as=f"full-{LONGEST}", setting=keys)
+            _arm(f"{name}-tuned-{LONG}-time", name, as_long_as=f"full-{LONG}", setting=keys)
             for name, keys in TUNED_BASELINES.items()
         ),
     ),
@@ -105,19 +126,22 @@ EMOJI_SUITE = Suite(
         *(Contrast(name, "contrastive") for name in ("full", "kl", "mvlm")),
         *(Contrast("full", other) for other in ("kl", "mvlm", "contrastive-time")),
         *(Contrast("full", f"{name}-time") for name in BASELINES),
-        Contrast(f"full-{LONGEST}", f"contrastive-{LONGEST}"),
-        *(Contrast(f"full-{LONGEST}", f"{name}-{LONGEST}-time") for name in TRAINED_LONG),
-        Contrast(f"kl-{LONGEST}-time", f"contrastive-{LONGEST}-time"),
         *(
-            Contrast(f"{first}-{LONGEST}{time}", f"{name}-tuned-{LONGEST}-time")
+            contrast
+            for steps, names in ((LONG, TRAINED_LONG), (LONGEST, TRAINED_LONGEST))
+            for contrast in (
+                Contrast(f"full-{steps}", f"contrastive-{steps}"),
+                *(Contrast(f"full-{steps}", f"{name}-{steps}-time") for name in names),
+                Contrast(f"kl-{steps}-time", f"contrastive-{steps}-time"),
+            )
+        ),
+        *(
+            Contrast(f"{first}-{LONG}{time}", f"{name}-tuned-{LONG}-time")
             for name in TUNED_BASELINES
             for first, time in (("full", ""), ("kl", "-time"), ("contrastive", "-time"))
         ),
     ),
-    ladders=tuple(
-        Ladder(name, tuple(_rung(name, steps) for steps in LONGER))
-        for name in ("full", "contrastive")
-    ),
+    ladders=tuple(Ladder(name, arms) for name, arms in LADDERS.items()),
     first=(*MAKE_EMOJI, *MAKE_DVAE),
     means=MEANS,
     quick_keys=SMOKE,
@@ -322,14 +346,14 @@ REMEDIES: dict[str, tuple[str, dict[str, str]]] = {
     "sharp": ("contrastive", {"method.temperature": "0.03"}),
     "same-group": ("contrastive", {"method.same_group": "positive"}),
 }
-_AGAINST = tuple(_rung(name, LONGEST) for name in ("full", "contrastive"))
+_AGAINST = tuple(_rung(name, LONG) for name in ("full", "contrastive"))
 
 EMOJI_REMEDIES = Suite(
     name="emoji_remedies",
     title="What might make the levels pay, on sets that are not reported",
     arms=(
         *map(EMOJI_SUITE.arm, _AGAINST),
-        *(_arm(name, method, LONGEST, setting=keys) for name, (method, keys) in REMEDIES.items()),
+        *(_arm(name, method, LONG, setting=keys) for name, (method, keys) in REMEDIES.items()),
     ),
     contrasts=tuple(Contrast(name, other) for name in REMEDIES for other in _AGAINST),
     first=(*MAKE_EMOJI, *MAKE_DVAE),
