@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from benchmarks.study.runs import Run
 from benchmarks.study.statistics import Difference, Spread, paired, spread
 from cots_jax.errors import UserError
 
+_DURATION = re.compile(r"--config\.duration=(\d+) steps")
 FIGURES = ("image_to_text", "text_to_image", "rsum")  # R@1 both ways and the sum of six recalls
 
 
@@ -66,6 +68,7 @@ class Rung:
     """One length of a ladder: rsum on the sets looked at in training, mean over them."""
 
     arm: str
+    steps: float  # mean over seeds: what takes an equal time was measured anew on another day
     looked_at: Spread
 
 
@@ -112,7 +115,8 @@ def find(
     """Reads the results of finished runs; a contrast takes the seeds that both arms have.
 
     earlier: runs that an earlier study made, by arm and seed. Of these the results alone are known,
-    so that they are no part of plateaus or of the filter's quality.
+    so that they are no part of the filter's quality, and of plateaus where they have the sets that
+    this study's runs were looked at on.
     Raises UserError where runs were evaluated on different sets.
     """
     results = {key: dict(row.results) for key, row in (earlier or {}).items()}
@@ -134,8 +138,9 @@ def find(
         for name in sets if of else ():
             figures = {key: spread([found[name][key] for found in of]) for key in FIGURES}
             arms.append(ArmRow(arm.name, name, figures))
+    scores = _scores(runs, earlier or {})
     plateaus = tuple(
-        found for ladder in suite.ladders if (found := _plateau(ladder, runs)) is not None
+        found for ladder in suite.ladders if (found := _plateau(ladder, scores)) is not None
     )
     contrasts = []
     for contrast in dict.fromkeys((*suite.contrasts, *_between(plateaus))):
@@ -197,19 +202,40 @@ def _ranked(suite: Suite, results: Mapping[tuple[str, int], Any]) -> tuple[Setti
     return tuple(sorted(found, key=lambda s: (groups.index(s.group), -s.rsum.mean)))
 
 
-def _plateau(ladder: Ladder, runs: Sequence[Run]) -> Plateau | None:
-    """Over the seeds that all lengths have which any seed has."""
-    scores = {
-        (run.arm.name, run.seed): _looked_at(run)
-        for run in runs
-        if run.done and run.arm.name in ladder.arms
+def _scores(
+    runs: Sequence[Run], earlier: Mapping[tuple[str, int], RunRow]
+) -> dict[tuple[str, int], tuple[int, float]]:
+    """Steps of each run, and its mean rsum on the sets that are looked at during training."""
+    made = [run for run in runs if run.done]
+    of = {(run.arm.name, run.seed): _looked_at(run) for run in made}
+    commands = {(run.arm.name, run.seed): " ".join(run.training) for run in made}
+    sets = {name for found in of.values() for name in found}
+    for key, row in earlier.items():
+        if sets <= set(row.results):
+            of[key] = {name: row.results[name]["rsum"] for name in sets}
+            commands[key] = row.command
+    steps = {key: _DURATION.search(command) for key, command in commands.items()}
+    return {
+        key: (int(found.group(1)), float(np.mean(list(of[key].values()))))
+        for key, found in steps.items()
+        if found and of[key]
     }
-    lengths = [name for name in ladder.arms if any(arm == name for arm, _ in scores)]
-    seeds = {seed for _, seed in scores if all((name, seed) in scores for name in lengths)}
+
+
+def _plateau(ladder: Ladder, scores: Mapping[tuple[str, int], tuple[int, float]]) -> Plateau | None:
+    """Over the seeds that all lengths have which any seed has."""
+    of = {key: found for key, found in scores.items() if key[0] in ladder.arms}
+    lengths = [name for name in ladder.arms if any(arm == name for arm, _ in of)]
+    seeds = sorted({seed for _, seed in of if all((name, seed) in of for name in lengths)})
     if not seeds:
         return None
     rungs = tuple(
-        Rung(name, spread([scores[name, seed] for seed in sorted(seeds)])) for name in lengths
+        Rung(
+            name,
+            float(np.mean([of[name, seed][0] for seed in seeds])),
+            spread([of[name, seed][1] for seed in seeds]),
+        )
+        for name in lengths
     )
     best = max(rungs, key=lambda rung: rung.looked_at.mean)
     return Plateau(ladder.method, rungs, best.arm, best is not rungs[-1])
@@ -220,16 +246,15 @@ def _between(plateaus: Sequence[Plateau]) -> list[Contrast]:
     return [Contrast(plateaus[0].best, other.best) for other in plateaus[1:]]
 
 
-def _looked_at(run: Run) -> float:
-    """Mean rsum of the run's last evaluation during training."""
+def _looked_at(run: Run) -> dict[str, float]:
+    """rsum of the run's last evaluation during training, by set."""
     sets: dict[str, float] = {}
     with (run.folder / "metrics.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
-            row = json.loads(line)
-            sets |= {
-                k: v for k, v in row.items() if k.startswith("recall/") and k.endswith("/rsum")
-            }
-    return float(np.mean(list(sets.values())))
+            for key, value in json.loads(line).items():
+                if key.startswith("recall/") and key.endswith("/rsum"):
+                    sets[key.removeprefix("recall/").removesuffix("/rsum")] = value
+    return sets
 
 
 def _results(run: Run) -> dict[str, dict[str, float]]:

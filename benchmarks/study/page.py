@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.study.arms import Suite
 from benchmarks.study.findings import FIGURES, ContrastRow, Findings
-from benchmarks.study.runs import Run, steps_of
+from benchmarks.study.runs import Run
 from benchmarks.study.words import in_short
 from cots_jax.files import write_whole
 from cots_jax.retrieval.curves import Curve, Series, draw
@@ -26,7 +26,7 @@ def write_page(
     sections = {
         "Differences at equal seeds": _differences(found.contrasts),
         "Recall": _recall(found, suite),
-        "Longer and longer": _ladders(found, suite),
+        "Longer and longer": _ladders(found),
         "Settings that were tried": _settings(found),
         "The filter over time": _filters(found),
         "Curves": _curves(runs),
@@ -105,14 +105,14 @@ def _differences(contrasts: Sequence[ContrastRow]) -> str:
     return note + _table(head, rows) if rows else ""
 
 
-def _ladders(found: Findings, suite: Suite) -> str:
+def _ladders(found: Findings) -> str:
     """Mean rsum of each method against its number of steps, and on each reported set."""
     if not found.plateaus:
         return ""
     looked_at = [
         Series(
             plateau.method,
-            [steps_of(suite.arm(rung.arm)) for rung in plateau.rungs],
+            [rung.steps for rung in plateau.rungs],
             [rung.looked_at.mean for rung in plateau.rungs],
         )
         for plateau in found.plateaus
@@ -123,7 +123,7 @@ def _ladders(found: Findings, suite: Suite) -> str:
         lines = [
             Series(
                 plateau.method,
-                [steps_of(suite.arm(rung.arm)) for rung in plateau.rungs],
+                [rung.steps for rung in plateau.rungs],
                 [means[rung.arm] for rung in plateau.rungs],
             )
             for plateau in found.plateaus
@@ -133,6 +133,7 @@ def _ladders(found: Findings, suite: Suite) -> str:
         [
             escape(plateau.method),
             escape(rung.arm),
+            f"{rung.steps:,.0f}",
             str(rung.looked_at),
             str(rung.looked_at.seeds),
             "" if rung.arm != plateau.best else "best" if plateau.reached else "best, the longest",
@@ -140,7 +141,7 @@ def _ladders(found: Findings, suite: Suite) -> str:
         for plateau in found.plateaus
         for rung in plateau.rungs
     ]
-    table = _table(("method", "arm", "rsum looked at", "seeds", ""), rows)
+    table = _table(("method", "arm", "steps", "rsum looked at", "seeds", ""), rows)
     return f'<div class="charts">{"".join(charts)}</div>{table}'
 
 

@@ -27,14 +27,21 @@ def in_words(found: Findings) -> str:
 def _plateaus_in_words(plateaus: Sequence[Plateau]) -> list[str]:
     if not plateaus:
         return []
-    lines = ["", "| longer and longer | arm | rsum looked at | seeds | |", "| --- " * 5 + "|"]
+    head = "| longer and longer | arm | steps | rsum looked at | seeds | |"
+    lines = ["", head, "| --- " * 6 + "|"]
     for plateau in plateaus:
         for rung in plateau.rungs:
             best = "best" if rung.arm == plateau.best else ""
             if best and not plateau.reached:
                 best = "best, and nothing longer was tried"
-            seeds = rung.looked_at.seeds
-            cells = (plateau.method, rung.arm, str(rung.looked_at), str(seeds), best)
+            cells = (
+                plateau.method,
+                rung.arm,
+                f"{rung.steps:,.0f}",
+                str(rung.looked_at),
+                str(rung.looked_at.seeds),
+                best,
+            )
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -159,6 +159,24 @@ class TestPlateaus:
         (runs[-3].folder / "results.json").unlink()  # a3 of the second seed
         assert [rung.looked_at.seeds for rung in find(suite, runs).plateaus[0].rungs] == [1, 1, 1]
 
+    def test_a_length_that_an_earlier_study_has_counts(self, tmp_path):
+        same = dict.fromkeys(("a1", "a2", "a3", "b1", "b2"), 100)
+        suite, runs, whole = self.found(tmp_path, {**same, "a2": 300}, {**same, "a2": 300})
+        made = [run for run in runs if run.arm.name != "a2"]
+        taken = [row for row in whole.runs if row.run.startswith("a2-")]
+        earlier = {("a2", row.seed): row for row in taken}
+        assert find(suite, made, earlier).plateaus == whole.plateaus
+        # Of another number of steps, as a measurement of another day may give it.
+        command = taken[0].command.replace("=20 steps", "=24 steps")
+        earlier["a2", 0] = dataclasses.replace(taken[0], command=command)
+        assert find(suite, made, earlier).plateaus[0].rungs[1].steps == 22
+        # One that was not evaluated on what is looked at here has no place on the ladder.
+        for run in made:
+            line = json.dumps({"step": 4, "recall/dev/rsum": 100})
+            (run.folder / "metrics.jsonl").write_text(line + "\n")
+        arms = [rung.arm for rung in find(suite, made, earlier).plateaus[0].rungs]
+        assert arms == ["a1", "a3"]
+
 
 def test_sets_that_belong_together_are_compared_by_their_mean_as_well(tmp_path):
     arms = (Arm("a", "configs/x.py", {}), Arm("b", "configs/x.py", {}))
