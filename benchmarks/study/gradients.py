@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Do the objectives pull together? Angles between their gradients in each tower.
 
-    python -m benchmarks.study.gradients WORKDIR [--batches=8]
+    python -m benchmarks.study.gradients WORKDIR [--batches=8] [--out=FILE.json]
 
 For every checkpoint that the run has kept (train with --config.keep=20): gradients of each
 objective alone at weight 1, over the batches that come next, summed over them; their norms, the
@@ -11,6 +11,7 @@ the sums over the odd and over the even batches of one and the same objective.
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.study.circumstances import circumstances
 from cots_jax import checkpoint
 from cots_jax.errors import UserError
+from cots_jax.files import write_whole
 from cots_jax.objectives.total import OBJECTIVES, Terms
 from cots_jax.pretrained import CHECKPOINTS, read_config
 from cots_jax.schema import Config
@@ -126,19 +129,30 @@ def in_words(found: Sequence[Pull]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table."""
+    """Prints the table; writes the same with its circumstances where --out says so."""
     parser = argparse.ArgumentParser("python -m benchmarks.study.gradients", description=__doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--batches", type=int, default=8, help="of the run's own stream (even)")
+    parser.add_argument("--out", type=Path, help="a JSON file to write, with commit and machine")
     flags = parser.parse_args(argv)
     config = read_config(flags.workdir)
     try:
         if config is None:
             raise UserError(f"{flags.workdir} is no training folder")
-        print(in_words(pulls(config, flags.workdir, max(2, flags.batches))))
+        found = pulls(config, flags.workdir, max(2, flags.batches))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print(in_words(found))
+    if flags.out:
+        facts = {
+            "command": f"python -m benchmarks.study.gradients {' '.join(argv)}",
+            **circumstances(),
+            "config": config.to_dict(),
+            "rows": [dataclasses.asdict(row) for row in found],
+        }
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(flags.out, json.dumps(facts, indent=1) + "\n")
     return 0
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Angles between the objectives' gradients."""
 
+import json
+
 import numpy as np
 import pytest
 from tiny_world import Tiny
@@ -31,15 +33,19 @@ def test_angles_by_hand():
 
 
 @pytest.mark.slow
-def test_every_kept_checkpoint_is_looked_at(tiny: Tiny, monkeypatch, capsys):
+def test_every_kept_checkpoint_is_looked_at(tiny: Tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tiny.root)
-    assert main(["runs/tiny", "--batches=2"]) == 0
+    out = tmp_path / "new" / "angles.json"
+    assert main(["runs/tiny", "--batches=2", f"--out={out}"]) == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert {row[0].strip("| ") for row in rows} == {"35", "40"}  # the config keeps two
     assert {(row[1], row[2]) for row in rows} == {
         (name, tower) for name in ("instance", "mvm", "mlm", "task") for tower in ("image", "text")
     }
     assert all(-1 <= float(row[4]) <= 1.0001 for row in rows)
+    stored = json.loads(out.read_text())
+    assert len(stored["rows"]) == len(rows)
+    assert stored["config"]["name"] == "tiny"
 
 
 def test_a_folder_without_a_run_is_said(tmp_path, capsys):
