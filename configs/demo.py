@@ -6,6 +6,9 @@
     python -m cots_jax.main --config=configs/demo.py:contrastive   (instance level alone)
     python -m cots_jax.main --config=configs/demo.py:clip          (a baseline; see methods.py)
     python -m cots_jax.main --config=configs/demo.py               (all levels)
+    python -m cots_jax.main --config=configs/demo.py:long          (all levels, for long)
+
+The last is `full-32000` of `benchmarks.study`; docs/results.md has what it is worth.
 
 All levels need an image tokenizer: `python -m cots_jax.main --config=configs/dvae.py:emoji
 --workdir=runs/demo-dvae` first, a minute.
@@ -18,14 +21,17 @@ from hardware import chosen, hardware
 from methods import METHODS, set_method
 from ml_collections import ConfigDict
 
-KINDS: dict[str, tuple[str, ...]] = {"method": METHODS, "length": ("smoke",)}
+KINDS: dict[str, tuple[str, ...]] = {"method": METHODS, "length": ("smoke", "long")}
 
 # Fixed, so that every machine trains the same model; as many as take the time of all levels.
 STEPS = {"kl": 7800, "contrastive": 7800}
 
 
 def get_config(names: str = "") -> ConfigDict:
-    """A part or baseline of methods.py in the place of all levels; `smoke`: a run of seconds."""
+    """A part or baseline of methods.py in the place of all levels.
+
+    `smoke`: a run of seconds; `long`: until hardly anything rises any more.
+    """
     found = chosen(names, KINDS)
     config = ConfigDict()
     config.name = "demo"
@@ -89,4 +95,11 @@ def get_config(names: str = "") -> ConfigDict:
         config.name = f"{config.name}-smoke"
         config.duration = "20 steps"
         config.log_every = "5 steps"
+    if found["length"] == "long":
+        config.name = f"{config.name}-long"
+        config.duration = "32000 steps"
+        config.batch = 32
+        config.optimizer.learning_rate = "0 @ 0%, 7e-4 @ 8%, cosine 0 @ 100%"
+        config.method.masked.text_ratio = 0.8
+        config.method.masked.image_ratio = 0.75
     return config

@@ -397,6 +397,18 @@ def test_every_arm_builds_and_every_contrast_has_its_arms(suite, monkeypatch):
         assert {contrast.first, contrast.second} <= set(names)
 
 
+def test_the_demos_long_recipe_is_the_longest_arm(monkeypatch):
+    """So that what the study found of the one holds for the other."""
+    monkeypatch.chdir(PROJECT)
+    arm, own = (
+        parse_arguments(flags, "").config
+        for flags in (SUITES["emoji"].arm("full-32000").flags(0), ["--config=configs/demo.py:long"])
+    )
+    how_often = {f"{what}_every": "100%" for what in ("evaluate", "diagnose", "checkpoint")}
+    arm, own = (dataclasses.replace(one, name="", **how_often) for one in (arm, own))
+    assert arm.to_dict() == own.to_dict()
+
+
 @pytest.mark.slow
 def test_runs_are_made_once_and_a_failure_is_named(tiny: Tiny, tmp_path, monkeypatch):
     copy = tiny.copy(tmp_path, "tiny-dvae")
