@@ -14,6 +14,7 @@ from cots_jax.config import build_config
 from cots_jax.data.tokenizer import Tokenizer, train_wordpiece
 from cots_jax.models.two_stream import TwoStream, model_size
 from cots_jax.schema import HardwareConfig, MaskedConfig
+from cots_jax.weights.architecture import architecture
 
 WORDS = train_wordpiece(["a red car over two dogs", "two cars under a dog, and Café"], 120)
 LENGTH, STEP = 9, 7
@@ -52,12 +53,14 @@ def write_run(
             inner = inner.setdefault(name, {})
         inner[last] = value
     config = build_config(mapping)
-    towers = TwoStream(model_size(model, HardwareConfig(), words.vocab_size), MaskedConfig())
+    size = model_size(model, HardwareConfig(), words.vocab_size, config.frame_mean)
+    towers = TwoStream(size, MaskedConfig())
     shapes = jax.eval_shape(towers.init_towers, jax.random.key(0))
     vision = towers.config.vision
     facts = {
         "config": config.to_dict(),
         "tokenizer": words.to_json(),
+        "architecture": architecture(size),
         "codes": 0,
         "heads": [],
         "preprocessing": {"size": vision.image_size, "mean": vision.mean, "std": vision.std},

@@ -47,6 +47,7 @@ from cots_jax.train.planning import arguments_of
 from cots_jax.train.state import State
 from cots_jax.train.step import CotsStep, Gradients, Knobs, Method
 from cots_jax.train.utilisation import step_flops
+from cots_jax.weights.architecture import architecture
 from cots_jax.weights.load import merged, read_initial
 
 
@@ -221,6 +222,7 @@ class CotsTask:
         return {
             "config": self.config.to_dict(),
             "tokenizer": self.tokenizer.to_json(),
+            "architecture": architecture(self.model.config),
             "codes": self.model.codes,
             "heads": sorted(self.model.heads),
             "preprocessing": dataclasses.asdict(self.preprocessing),

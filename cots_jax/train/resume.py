@@ -13,6 +13,7 @@ from cots_jax.train.assemble import same_origin
 from cots_jax.train.cots import CotsTask
 from cots_jax.train.dvae import DvaeTask
 from cots_jax.train.state import State
+from cots_jax.weights.architecture import same_architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,9 @@ def standing(
     state, weights = task.fresh(), task.table.weights
     if found is None:
         return Standing(0, task.initialised(state), None, go_on((), 0, weights), False, None)
-    same_origin(checkpoint.read_fact(found.path, "facts"), task.facts(), workdir)
+    then, now = checkpoint.read_fact(found.path, "facts"), task.facts()
+    same_origin(then, now, workdir)
+    same_architecture(then, now.get("architecture", {}), workdir)
     kept = checkpoint.read_fact(found.path, "data")
     # checkpoints that are older than segments say nothing of them
     weighed = segments_from_json(kept.get("segments", [])) or go_on((), 0, weights)

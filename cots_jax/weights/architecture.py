@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the towers of a checkpoint compute, in JSON beside their arrays (own choice).
+
+A config names a model by its size, and a later version may build that name otherwise. Other shapes
+would be noticed; another pooling, norm or activation would give other numbers in silence.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cots_jax.errors import UserError
+from cots_jax.models.two_stream import TwoStreamConfig
+from cots_jax.weights.mapping import flat
+
+HARDWARE = ("precision", "scan", "remat", "attention")  # how it is computed, not what
+
+
+def architecture(config: TwoStreamConfig) -> dict[str, Any]:
+    """Of both towers everything but what the hardware chooses."""
+    described = dataclasses.asdict(config)
+    for tower in described.values():
+        for name in HARDWARE:
+            del tower["transformer"][name]
+    return json.loads(json.dumps(described))  # as a checkpoint gives it back
+
+
+def same_architecture(facts: Mapping[str, Any], now: Mapping[str, Any], folder: str | Path) -> None:
+    """Sees that a checkpoint's towers are built as they were when its facts were written.
+
+    Older checkpoints, whose facts say nothing of it, pass. Raises UserError.
+    """
+    if not (then := facts.get("architecture")):
+        return
+    old, new = flat(then), flat(now)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if keys:
+        named = [f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys[:5]]
+        raise UserError(
+            f"the towers of {folder} were built otherwise than this version builds "
+            f"{facts['config']['model']!r} ({'; '.join(named)}): use the version that trained "
+            "them, or train again"
+        )
