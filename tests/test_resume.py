@@ -180,8 +180,10 @@ def test_killed_in_a_process_of_its_own(tiny: Tiny, tmp_path: pathlib.Path) -> N
         command("main", TRAIN), cwd=copy.root, env=environment, stderr=subprocess.DEVNULL
     ) as process:
         deadline = time.monotonic() + 600
-        # Saves go on beside the run: a step in the log says nothing of a checkpoint on the disk.
-        while not list((copy.run / CHECKPOINTS).glob(f"*/{manifest.NAME}")):
+        # Saves go on beside the run: a step in the log says nothing of a checkpoint on the disk,
+        # and neither does a manifest in STEP.saving, which has not got its name yet.
+        written = f"*/{manifest.NAME}"
+        while not any(p.parent.name.isdigit() for p in (copy.run / CHECKPOINTS).glob(written)):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
