@@ -23,7 +23,7 @@ from cots_jax.retrieval.evaluation import Lineage
 from cots_jax.retrieval.loose import caption_batches, picture_batches
 from cots_jax.schema import Config
 from cots_jax.switches import Task, TemperatureRule, Towers
-from cots_jax.weights.architecture import architecture, same_architecture
+from cots_jax.weights.architecture import same_architecture
 from cots_jax.weights.trained import Trained, find_trained
 
 CHECKPOINTS = checkpoint.FOLDER
@@ -61,7 +61,7 @@ class Pretrained:
             facts["codes"],
             frozenset(facts["heads"]),
         )
-        same_architecture(facts, architecture(model.config), folder)
+        same_architecture(facts, model.config, folder)
         which = towers or config.evaluation_towers
         return cls(
             config=config,

@@ -9,11 +9,10 @@ differ there.
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.study.findings import RunRow
+from benchmarks.study.findings import DURATION, RunRow
 from benchmarks.study.runs import Run
 from cots_jax.data.specs import read_sources
 from cots_jax.errors import UserError
@@ -48,5 +47,5 @@ def _made_alike(row: RunRow, run: Run) -> bool:
     commands = row.command, " ".join(["python -m", *run.training])
     alike = [command.partition(" --workdir=")[0] for command in commands]
     if run.arm.as_long_as:
-        alike = [re.sub(r"--config\.duration=\d+ steps", "", command) for command in alike]
+        alike = [DURATION.sub("", command) for command in alike]
     return alike[0] == alike[1]

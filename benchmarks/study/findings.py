@@ -21,7 +21,7 @@ from benchmarks.study.runs import Run
 from benchmarks.study.statistics import Difference, Spread, paired, spread
 from cots_jax.errors import UserError
 
-_DURATION = re.compile(r"--config\.duration=(\d+) steps")
+DURATION = re.compile(r"--config\.duration=(\d+) steps")
 FIGURES = ("image_to_text", "text_to_image", "rsum")  # R@1 both ways and the sum of six recalls
 
 
@@ -214,7 +214,7 @@ def _scores(
         if sets <= set(row.results):
             of[key] = {name: row.results[name]["rsum"] for name in sets}
             commands[key] = row.command
-    steps = {key: _DURATION.search(command) for key, command in commands.items()}
+    steps = {key: DURATION.search(command) for key, command in commands.items()}
     return {
         key: (int(found.group(1)), float(np.mean(list(of[key].values()))))
         for key, found in steps.items()

@@ -42,9 +42,10 @@ def standing(
     state, weights = task.fresh(), task.table.weights
     if found is None:
         return Standing(0, task.initialised(state), None, go_on((), 0, weights), False, None)
-    then, now = checkpoint.read_fact(found.path, "facts"), task.facts()
-    same_origin(then, now, workdir)
-    same_architecture(then, now.get("architecture", {}), workdir)
+    facts = checkpoint.read_fact(found.path, "facts")
+    same_origin(facts, task.facts(), workdir)
+    if isinstance(task, CotsTask):
+        same_architecture(facts, task.model.config, workdir)
     kept = checkpoint.read_fact(found.path, "data")
     # checkpoints that are older than segments say nothing of them
     weighed = segments_from_json(kept.get("segments", [])) or go_on((), 0, weights)

@@ -27,15 +27,19 @@ def architecture(config: TwoStreamConfig) -> dict[str, Any]:
     return json.loads(json.dumps(described))  # as a checkpoint gives it back
 
 
-def same_architecture(facts: Mapping[str, Any], now: Mapping[str, Any], folder: str | Path) -> None:
+def same_architecture(
+    facts: Mapping[str, Any], config: TwoStreamConfig, folder: str | Path
+) -> None:
     """Sees that a checkpoint's towers are built as they were when its facts were written.
 
-    Older checkpoints, whose facts say nothing of it, pass. Raises UserError.
+    An option that is younger than the checkpoint had its default then. Checkpoints whose facts say
+    nothing of this pass. Raises UserError.
     """
     if not (then := facts.get("architecture")):
         return
-    old, new = flat(then), flat(now)
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    old = flat(json.loads(json.dumps(_defaults(config)))) | flat(then)
+    new = flat(architecture(config))
+    keys = [key for key in {**flat(then), **new} if old.get(key) != new.get(key)]
     if keys:
         named = [f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys[:5]]
         raise UserError(
@@ -43,3 +47,14 @@ def same_architecture(facts: Mapping[str, Any], now: Mapping[str, Any], folder: 
             f"{facts['config']['model']!r} ({'; '.join(named)}): use the version that trained "
             "them, or train again"
         )
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found[field.name] = _defaults(value)
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+    return found
