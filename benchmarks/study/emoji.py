@@ -118,7 +118,8 @@ EMOJI_SUITE = Suite(
         *(_as_long(name, LONG) for name in TRAINED_LONG),
         *(_as_long(name, LONGEST) for name in TRAINED_LONGEST),
         *(
-            _arm(f"{name}-tuned-{LONG}-time", name, as_long_as=f"full-{LONG}", setting=keys)
+            _arm(f"{name}-tuned-{steps}-time", name, as_long_as=f"full-{steps}", setting=keys)
+            for steps in (LONG, LONGEST)
             for name, keys in TUNED_BASELINES.items()
         ),
     ),
@@ -136,7 +137,8 @@ EMOJI_SUITE = Suite(
             )
         ),
         *(
-            Contrast(f"{first}-{LONG}{time}", f"{name}-tuned-{LONG}-time")
+            Contrast(f"{first}-{steps}{time}", f"{name}-tuned-{steps}-time")
+            for steps in (LONG, LONGEST)
             for name in TUNED_BASELINES
             for first, time in (("full", ""), ("kl", "-time"), ("contrastive", "-time"))
         ),
