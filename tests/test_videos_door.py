@@ -18,7 +18,7 @@ CONFIG = f"--config={PROJECT / 'configs' / 'finetune.py'}:msrvtt"
 SMALL = (
     "--config.model=tiny-16",
     "--config.batch=16",
-    "--config.duration=12 steps",
+    "--config.duration=60 steps",
     "--config.evaluate_every=50%",
     "--config.checkpoint_every=50%",
     "--config.data.frames=3",
@@ -56,8 +56,9 @@ def test_from_films_to_a_median_rank(tiny: Tiny, tmp_path: pathlib.Path) -> None
     assert (protocol["images"], protocol["texts"], protocol["frames"]) == (16, 16, 3)
     assert protocol["captions_per_image"] == 1
     assert protocol["fine_tuned_on"][0].startswith("data/msrvtt#train")
-    # the films show the patterns that the pictures had: chance is a median rank of 8.5
-    assert found["test_1k_a"]["text_to_image"]["median_rank"] <= 7
+    # the films show the patterns that the pictures had: chance is a median rank of 8.5, four seeds
+    # had 3 to 3.5
+    assert found["test_1k_a"]["text_to_image"]["median_rank"] <= 5
     assert found["val"]["protocol"]["captions_per_image"] == 2
 
     said = run_evaluate(tmp_path, f"--workdir={run}", "--protocol=msrvtt_1k_a", "--out=named")
