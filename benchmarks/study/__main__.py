@@ -10,6 +10,7 @@ stopped goes on. Tables go to standard output, everything to OUT/SUITE/study.jso
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def main() -> int:
     facts = {
         "suite": suite.name,
         "title": suite.title,
-        "command": "python -m benchmarks.study " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", "-m", "benchmarks.study", *sys.argv[1:]]),
         **circumstances(),
     }
     folder = options.out / suite.name

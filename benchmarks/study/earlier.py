@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.study.findings import DURATION, RunRow
+from benchmarks.study.findings import DURATION, RunRow, unquoted
 from benchmarks.study.runs import Run
 from cots_jax.data.specs import read_sources
 from cots_jax.errors import UserError
@@ -44,8 +44,8 @@ def earlier_runs(files: Sequence[str], runs: Sequence[Run], data: str = "") -> E
 
 
 def _made_alike(row: RunRow, run: Run) -> bool:
-    commands = row.command, " ".join(["python -m", *run.training])
-    alike = [command.partition(" --workdir=")[0] for command in commands]
+    commands = row.command, run.command
+    alike = [unquoted(command).partition(" --workdir=")[0] for command in commands]
     if run.arm.as_long_as:
         alike = [DURATION.sub("", command) for command in alike]
     return alike[0] == alike[1]

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -171,7 +172,7 @@ def find(
         RunRow(
             run.folder.name,
             run.seed,
-            " ".join(["python -m", *run.training]),
+            run.command,
             {key: value for key, value in run.made.items() if key != "commands"},
             of_runs[run.arm.name, run.seed],
         )
@@ -208,18 +209,23 @@ def _scores(
     """Steps of each run, and its mean rsum on the sets that are looked at during training."""
     made = [run for run in runs if run.done]
     of = {(run.arm.name, run.seed): _looked_at(run) for run in made}
-    commands = {(run.arm.name, run.seed): " ".join(run.training) for run in made}
+    commands = {(run.arm.name, run.seed): run.command for run in made}
     sets = {name for found in of.values() for name in found}
     for key, row in earlier.items():
         if sets <= set(row.results):
             of[key] = {name: row.results[name]["rsum"] for name in sets}
             commands[key] = row.command
-    steps = {key: DURATION.search(command) for key, command in commands.items()}
+    steps = {key: DURATION.search(unquoted(command)) for key, command in commands.items()}
     return {
         key: (int(found.group(1)), float(np.mean(list(of[key].values()))))
         for key, found in steps.items()
         if found and of[key]
     }
+
+
+def unquoted(command: str) -> str:
+    """A shell's words with spaces between, as studies before 2026-11-30 stored their commands."""
+    return " ".join(shlex.split(command))
 
 
 def _plateau(ladder: Ladder, scores: Mapping[tuple[str, int], tuple[int, float]]) -> Plateau | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.arms import Suite
-from benchmarks.study.findings import FIGURES, ContrastRow, Findings
+from benchmarks.study.findings import FIGURES, ContrastRow, Findings, RunRow
 from benchmarks.study.runs import Run
 from benchmarks.study.words import in_short
 from cots_jax.files import write_whole
@@ -52,8 +52,14 @@ def write_page(
 <style>
 {style}
 .scroll {{ overflow-x: auto; }}
-.scroll code {{ margin: 0; padding: 2px 6px; }}
 .scroll th {{ white-space: nowrap; }}
+.charts + .scroll {{ margin-top: 16px; }}
+.words {{ font-size: 14px; }}
+.words td, .words th {{ padding: 5px 9px; text-align: left !important; white-space: nowrap; }}
+.words td:last-child {{ white-space: normal; }}
+.made {{ color: var(--quiet); font-size: 14px; }}
+.runs code {{ margin: 0 0 12px; white-space: pre-wrap; overflow-wrap: anywhere; }}
+.runs p {{ margin: 10px 0 4px; }}
 figcaption {{ overflow-wrap: anywhere; }}
 .results td:nth-child(2) {{ font-weight: 400; }}</style></head>
 <body><header><h1>{escape(suite.title)}</h1><dl class="facts">{shown}</dl></header>
@@ -62,7 +68,7 @@ figcaption {{ overflow-wrap: anywhere; }}
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "results") -> str:
     heads = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     lines = "".join(
         f'<tr><th scope="row">{row[0]}</th>'
@@ -70,7 +76,18 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         + "</tr>"
         for row in rows
     )
-    return f'<table class="results"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>'
+    return f'<table class="{style}"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>'
+
+
+def _in_words(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose cells are mostly words, which may be wider than the page."""
+    return f'<div class="scroll">{_table(head, rows, "words")}</div>'
+
+
+def _linked(arm: str, about: str = "") -> str:
+    """An arm's name, which leads to its runs."""
+    title = f' title="{escape(about)}"' if about else ""
+    return f'<a href="#runs-of-{escape(arm)}"{title}>{escape(arm)}</a>'
 
 
 def _recall(found: Findings, suite: Suite) -> str:
@@ -79,7 +96,7 @@ def _recall(found: Findings, suite: Suite) -> str:
     for name in dict.fromkeys(row.set for row in found.arms):
         rows = [
             [
-                f'<span title="{escape(suite.arm(row.arm).about)}">{escape(row.arm)}</span>',
+                _linked(row.arm, suite.arm(row.arm).about),
                 *(str(row.figures[key]) for key in FIGURES),
                 str(row.figures["rsum"].seeds),
             ]
@@ -96,13 +113,11 @@ def _differences(contrasts: Sequence[ContrastRow]) -> str:
     for contrast in contrasts:
         d = contrast.difference
         each = ", ".join(f"{value:+.1f}" for value in d.each)
-        what = f"{contrast.first} − {contrast.second}"
-        rows.append(
-            [escape(what), escape(contrast.set), f"{d.mean:+.1f}", d.interval, d.verdict, each]
-        )
+        what = f"{_linked(contrast.first)} − {_linked(contrast.second)}"
+        rows.append([what, escape(contrast.set), f"{d.mean:+.1f}", d.interval, d.verdict, each])
     note = '<p class="note">In rsum; 95 % t-interval of the mean of the paired differences.</p>'
     head = ("arms", "set", "mean", "95 % interval", "verdict", "each seed")
-    return note + _table(head, rows) if rows else ""
+    return note + _in_words(head, rows) if rows else ""
 
 
 def _ladders(found: Findings) -> str:
@@ -132,7 +147,7 @@ def _ladders(found: Findings) -> str:
     rows = [
         [
             escape(plateau.method),
-            escape(rung.arm),
+            _linked(rung.arm),
             f"{rung.steps:,.0f}",
             str(rung.looked_at),
             str(rung.looked_at.seeds),
@@ -141,17 +156,17 @@ def _ladders(found: Findings) -> str:
         for plateau in found.plateaus
         for rung in plateau.rungs
     ]
-    table = _table(("method", "arm", "steps", "rsum looked at", "seeds", ""), rows)
+    table = _in_words(("method", "arm", "steps", "rsum looked at", "seeds", ""), rows)
     return f'<div class="charts">{"".join(charts)}</div>{table}'
 
 
 def _settings(found: Findings) -> str:
     rows = [
-        [escape(one.group), escape(one.arm), str(one.rsum), escape(in_short(one.keys))]
+        [escape(one.group), _linked(one.arm), str(one.rsum), escape(in_short(one.keys))]
         for one in found.settings
     ]
     head = ("tried for", "arm", "rsum, mean of the sets", "keys")
-    return f'<div class="scroll">{_table(head, rows)}</div>' if rows else ""
+    return _in_words(head, rows) if rows else ""
 
 
 def _filters(found: Findings) -> str:
@@ -196,24 +211,32 @@ def _named(key: str) -> str:
 
 
 def _runs(runs: Sequence[Run], found: Findings) -> str:
-    here = {run.folder.name for run in runs}
-    rows = [
-        [
-            escape(row.run),
-            "of an earlier study",
-            escape(f"commit {row.made.get('commit', '')}, {row.made.get('machine', '')}"),
-            f"<code>{escape(row.command)}</code>",
-        ]
-        for row in found.runs
-        if row.run not in here
-    ]
-    rows += [
-        [
-            escape(run.folder.name),
-            f'<a href="{run.folder.name}/report.html">report</a>' if run.done else "not there yet",
-            f'<a href="{run.folder.name}/results.json">results.json</a>' if run.done else "",
-            f"<code>python -m {escape(' '.join(run.training))}</code>",
-        ]
-        for run in runs
-    ]
-    return f'<div class="scroll">{_table(("run", "page", "numbers", "command"), rows)}</div>'
+    """By arm: what made each run, where its files are, and its command."""
+    here = {run.folder.name: run for run in runs}
+    done = {row.run: row for row in found.runs}
+    of_arms: dict[str, list[str]] = {}
+    for name in dict.fromkeys((*done, *here)):
+        arm = here[name].arm.name if name in here else name.rpartition("-seed")[0]
+        of_arms.setdefault(arm, []).append(_run(name, here.get(name), done.get(name)))
+    parts = (
+        f'<h3 id="runs-of-{escape(arm)}">{escape(arm)}</h3>{"".join(blocks)}'
+        for arm, blocks in of_arms.items()
+    )
+    return f'<div class="runs">{"".join(parts)}</div>'
+
+
+def _run(name: str, here: Run | None, done: RunRow | None) -> str:
+    said = [f"<b>{escape(name)}</b>"]
+    if here is None:
+        said.append("of an earlier study")
+    elif not here.done:
+        said.append("not there yet")
+    else:
+        said += [f'<a href="{name}/{file}">{file}</a>' for file in ("report.html", "results.json")]
+    made = done.made if done else {}
+    known = [f"commit {made['commit']}"] if "commit" in made else []
+    known += [f"{made['seconds']:,.0f} s"] if "seconds" in made else []
+    known += [str(made["machine"])] if "machine" in made else []
+    said += [f'<span class="made">{escape(" · ".join(known))}</span>'] if known else []
+    command = done.command if done else here.command if here else ""
+    return f"<p>{' · '.join(said)}</p><code>{escape(command)}</code>"

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -39,6 +40,11 @@ class Run:
     def training(self) -> list[str]:
         """The command that trains it."""
         return ["cots_jax.main", *self.arm.flags(self.seed), f"--workdir={self.folder}"]
+
+    @property
+    def command(self) -> str:
+        """The same for a shell."""
+        return shlex.join(["python", "-m", *self.training])
 
     def evaluation(self, data: str) -> list[str]:
         """The command that evaluates it; on `data`, or on the sets that its config names."""

@@ -4,18 +4,18 @@
 import dataclasses
 import json
 import math
-import pathlib
 import sys
+from html import escape
 
 import numpy as np
 import pytest
 from doors import PROJECT
+from finished import finish
 from tiny_world import CONFIG, Tiny
 
 from benchmarks.study import __main__ as study
 from benchmarks.study.arms import Arm, Contrast, Ladder, Noise, Suite
 from benchmarks.study.cost import step_seconds
-from benchmarks.study.earlier import earlier_runs
 from benchmarks.study.filter_quality import filter_quality, quality_by_rarity
 from benchmarks.study.findings import RunRow, find
 from benchmarks.study.noise import is_exchanged, noisy_copy
@@ -53,17 +53,6 @@ class TestStatistics:
 
 ARM, OTHER = Arm("with", "configs/x.py", {"a": "1"}), Arm("without", "configs/x.py")
 SUITE = Suite("toy", "A <toy>", (ARM, OTHER), (Contrast("with", "without"),))
-
-
-def finish(run: Run, rsum: float) -> None:
-    """As a run that ended well would have left it."""
-    run.folder.mkdir(parents=True)
-    run.beside("").parent.mkdir(exist_ok=True)
-    way = {"r1": rsum / 6, "r5": rsum / 6, "r10": rsum / 6}
-    result = {"name": "val", "image_to_text": way, "text_to_image": way, "rsum": rsum}
-    (run.folder / "results.json").write_text(json.dumps({"results": [result]}))
-    (run.folder / "metrics.jsonl").write_text('{"step": 4, "recall/val/image_to_text/r1": 5.0}\n')
-    run.beside(".json").write_text(json.dumps({"commands": [run.training, []]}))
 
 
 class TestEqualTime:
@@ -251,92 +240,11 @@ class TestFindings:
         assert "A &lt;toy&gt;" in text
         for run in runs:
             assert f'href="{run.folder.name}/results.json"' in text
-            assert f"python -m {' '.join(run.training)}" in text
-
-
-class TestEarlier:
-    """An arm, and one that was given its time; both run before with one seed."""
-
-    ARMS = (
-        Arm("a", "configs/x.py", {"duration": "8 steps"}),
-        Arm("b", "configs/y.py", {"duration": "9 steps"}, as_long_as="a"),
-    )
-    SUITE = Suite("late", "Late", ARMS, (Contrast("a", "b"),))
-
-    def stored(self, folder, suite=SUITE):
-        """The study.json of a study in another folder."""
-        runs = all_runs(suite, [0], folder / "before")
-        for run, rsum in zip(runs, (50, 40), strict=True):
-            finish(run, rsum)
-        file = folder / "study.json"
-        file.write_text(json.dumps(find(suite, runs).to_json()))
-        return str(file)
-
-    def test_their_results_count_and_their_commands_stay(self, tmp_path):
-        runs = all_runs(self.SUITE, range(2), tmp_path / "now")
-        earlier = earlier_runs([self.stored(tmp_path)], runs)
-        assert sorted(earlier) == [("a", 0), ("b", 0)]
-        here = [run for run in runs if run.seed == 1]
-        for run, rsum in zip(here, (70, 40), strict=True):
-            finish(run, rsum)
-        found = find(self.SUITE, here, earlier)
-        assert found.contrasts[0].difference.each == (10, 30)
-        assert [row.run for row in found.runs] == ["a-seed0", "b-seed0", "a-seed1", "b-seed1"]
-        assert f"--workdir={tmp_path}/before/late/a-seed0" in found.runs[0].command
-        write_page(tmp_path / "index.html", self.SUITE, {}, found, here)
-        assert (tmp_path / "index.html").read_text().count("of an earlier study") == 2
-
-    def test_what_other_flags_made_is_made_again(self, tmp_path):
-        file = self.stored(tmp_path)
-        longer = [dataclasses.replace(arm, keys={"duration": "10 steps"}) for arm in self.ARMS]
-        runs = all_runs(dataclasses.replace(self.SUITE, arms=tuple(longer)), [0], tmp_path / "now")
-        # The second one's steps are what its day measured; those of the first are the study's.
-        assert sorted(earlier_runs([file], runs)) == [("b", 0)]
-        other = [dataclasses.replace(arm, config="configs/z.py") for arm in self.ARMS]
-        runs = all_runs(dataclasses.replace(self.SUITE, arms=tuple(other)), [0], tmp_path / "now")
-        assert earlier_runs([file], runs) == {}
-
-    def test_only_the_sets_that_are_evaluated_on_are_taken(self, tmp_path):
-        runs = all_runs(self.SUITE, range(1), tmp_path / "now")
-        stored = pathlib.Path(self.stored(tmp_path))
-        content = json.loads(stored.read_text())
-        for row in content["runs"]:
-            row["results"]["reported"] = {"rsum": 1.0}
-        stored.write_text(json.dumps(content))
-        found = earlier_runs([str(stored)], runs)
-        assert {frozenset(row.results) for row in found.values()} == {
-            frozenset({"val", "reported"})
-        }
-        found = earlier_runs([str(stored)], runs, "data/emoji#val,data/emoji#other")
-        assert {frozenset(row.results) for row in found.values()} == {frozenset({"val"})}
-
-    def test_remedies_take_what_they_are_held_against_from_the_suite_emoji(self, tmp_path):
-        remedies, emoji = SUITES["emoji_remedies"], SUITES["emoji"]
-        for name in ("full-16000", "contrastive-16000"):
-            assert remedies.arm(name) == emoji.arm(name)
-        file = pathlib.Path(__file__).parents[2] / "docs" / "study" / "emoji_long.json"
-        runs = all_runs(remedies, range(5), tmp_path)
-        found = earlier_runs([str(file)], runs, remedies.data)
-        assert sorted({arm for arm, _ in found}) == ["contrastive-16000", "full-16000"]
-        assert len(found) == 10
-        sets = {name for row in found.values() for name in row.results}
-        assert sets
-        assert all(name.startswith("emoji_dev_") for name in sets)
-
-    def test_runs_of_other_sets_are_said(self, tmp_path):
-        runs = all_runs(self.SUITE, range(2), tmp_path / "now")
-        earlier = earlier_runs([self.stored(tmp_path)], runs)
-        other = dataclasses.replace(earlier["a", 0], results={"test": {"rsum": 1.0}})
-        with pytest.raises(UserError, match="a of seed 0 was not evaluated on val, which others"):
-            find(self.SUITE, [], earlier | {("a", 0): other})
-
-    @pytest.mark.parametrize("text", ["", "{}", '{"runs": [{"run": "a-seed0"}]}'])
-    def test_another_file_is_said(self, tmp_path, text):
-        (tmp_path / "x.json").write_text(text)
-        with pytest.raises(UserError, match=r"is no study\.json of"):
-            earlier_runs([str(tmp_path / "x.json")], [])
-        with pytest.raises(UserError, match=r"is no study\.json of"):
-            earlier_runs([str(tmp_path / "missing.json")], [])
+            assert escape(run.command) in text
+        for arm in SUITE.arms:
+            assert text.count(f'id="runs-of-{arm.name}"') == 1
+            # from the contrast, and from the table of each set
+            assert text.count(f'href="#runs-of-{arm.name}"') == 2
 
 
 class TestFilterQuality:
