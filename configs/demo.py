@@ -30,7 +30,7 @@ STEPS = {"kl": 7800, "contrastive": 7800}
 def get_config(names: str = "") -> ConfigDict:
     """A part or baseline of methods.py in the place of all levels.
 
-    `smoke`: a run of seconds; `long`: until hardly anything rises any more.
+    `smoke`: a run of seconds; `long`: as long as the longest runs of the study.
     """
     found = chosen(names, KINDS)
     config = ConfigDict()
