@@ -9,6 +9,7 @@ pair; with none but the positive, both rows are certain and the KL is exactly 0.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from cots_jax.objectives.queue import Columns
 from cots_jax.objectives.temperature import Temperature, held
 from cots_jax.schema import AlignmentConfig
 from cots_jax.switches import Direction, SameGroup, Teacher
+
+_Features = TypeVar("_Features", Rows, Columns)
 
 
 def alignment_loss(
@@ -38,15 +41,11 @@ def alignment_loss(
     temperature = config.temperature or held(temperature)
     losses = []
     if config.direction is not Direction.TEXT_TO_IMAGE:
-        pair = _teach(rows, keys, config.teacher, student="image")
-        losses.append(
-            kl_y_x(reduce_rows(pair, keys, pieces, temperature, same_group, column_chunk))
-        )
+        taught = _teach(rows, keys, pieces, config.teacher, student="image")
+        losses.append(kl_y_x(reduce_rows(*taught, temperature, same_group, column_chunk)))
     if config.direction is not Direction.IMAGE_TO_TEXT:
-        pair = _teach(rows, keys, config.teacher, student="text")
-        losses.append(
-            kl_x_y(reduce_rows(pair, keys, pieces, temperature, same_group, column_chunk))
-        )
+        taught = _teach(rows, keys, pieces, config.teacher, student="text")
+        losses.append(kl_x_y(reduce_rows(*taught, temperature, same_group, column_chunk)))
     return sum(losses[1:], losses[0]) / len(losses)
 
 
@@ -60,10 +59,25 @@ def kl_y_x(reduced: Reduced) -> Float[Array, "b"]:
     return reduced.gap_y - (reduced.normaliser_y - reduced.normaliser_x)
 
 
-def _teach(rows: Rows, keys: Rows, teacher: Teacher, student: str) -> Rows:
-    """`rows` with the side that teaches replaced as the teacher asks."""
-    side = "text" if student == "image" else "image"
-    feature = getattr(rows if teacher is not Teacher.MOMENTUM else keys, side)
-    if teacher is not Teacher.ONLINE:
-        feature = jax.lax.stop_gradient(feature)
-    return dataclasses.replace(rows, **{side: jnp.asarray(feature)})
+def _teach(
+    rows: Rows, keys: Rows, pieces: Sequence[Columns], teacher: Teacher, student: str
+) -> tuple[Rows, Rows, list[Columns]]:
+    """Rows, keys and candidates with the teacher's row as it is asked for.
+
+    That row is the other side's features against the student's side of the candidates. Held fixed,
+    both are: where the candidates are the pairs themselves, they carry gradients too.
+    """
+    asking = "text" if student == "image" else "image"
+    if teacher is Teacher.ONLINE:
+        return rows, keys, list(pieces)
+    feature = getattr(rows if teacher is Teacher.STOPPED else keys, asking)
+    fixed = [_with_fixed(columns, student) for columns in pieces]
+    return (
+        dataclasses.replace(rows, **{asking: jax.lax.stop_gradient(jnp.asarray(feature))}),
+        _with_fixed(keys, student),
+        fixed,
+    )
+
+
+def _with_fixed(features: _Features, side: str) -> _Features:
+    return dataclasses.replace(features, **{side: jax.lax.stop_gradient(getattr(features, side))})

@@ -13,7 +13,7 @@ from retrieval_problem import TAU, Problem, b, e
 
 from cots_jax.objectives.alignment import alignment_loss
 from cots_jax.objectives.contrastive import Rows
-from cots_jax.objectives.queue import empty_queue, queue_columns
+from cots_jax.objectives.queue import Columns, empty_queue, queue_columns
 from cots_jax.schema import AlignmentConfig
 from cots_jax.switches import Direction, SameGroup, Teacher
 
@@ -108,6 +108,37 @@ def test_no_gradient_reaches_a_fixed_teacher(teacher):
     image, text = gradients(Direction.TEXT_TO_IMAGE, teacher)
     np.testing.assert_array_equal(image, 0)
     assert np.abs(text).max() > 1e-3
+
+
+@pytest.mark.parametrize("direction", [Direction.IMAGE_TO_TEXT, Direction.TEXT_TO_IMAGE])
+def test_a_fixed_teacher_stays_fixed_where_the_candidates_are_the_pairs(direction):
+    """Differences of KL(teacher || student) in float64; the teacher has the features as before."""
+    rng = np.random.default_rng(2)
+    image, text, *ways = rng.normal(size=(4, b, e))
+    taught = direction is Direction.IMAGE_TO_TEXT
+
+    def fixed(moved_image, moved_text):
+        student, teacher = moved_image @ moved_text.T / TAU, image @ text.T / TAU
+        student, teacher = (student, teacher.T) if taught else (student.T, teacher)
+        log_q, log_p = (x - np.logaddexp.reduce(x, axis=1)[:, None] for x in (student, teacher))
+        return (np.exp(log_p) * (log_p - log_q)).sum()
+
+    def total(image, text):
+        group, row = jnp.full(b, -1, jnp.int32), jnp.arange(b, dtype=jnp.int32)
+        rows, valid = Rows(image, text, group, row), jnp.ones(b, bool)
+        columns = Columns(image, text, group, valid, row)
+        config = AlignmentConfig(direction, Teacher.STOPPED)
+        return alignment_loss(rows, rows, [columns], config, TAU, SameGroup.NEGATIVE).sum()
+
+    value, found = quick.jit(jax.value_and_grad(total, (0, 1)))(image, text)
+    np.testing.assert_allclose(value, fixed(image, text), rtol=1e-11)
+    for side, way in enumerate(ways):
+        step = np.zeros((2, b, e))
+        step[side] = 1e-6 * way
+        slope = (
+            fixed(image + step[0], text + step[1]) - fixed(image - step[0], text - step[1])
+        ) / 2e-6
+        np.testing.assert_allclose(jnp.vdot(found[side], way), slope, rtol=1e-6)
 
 
 def test_an_online_teacher_learns_too():
