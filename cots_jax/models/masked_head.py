@@ -54,9 +54,10 @@ class MaskedHead(nn.Module):
         x = layer_norm(config.transformer.epsilon, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (config.vocabulary,))
         if embedding is None:
-            logits = linear(
-                config.vocabulary, precision, use_bias=False, init_std=std, name="output"
-            )(x)
+            output = linear(
+                config.vocabulary, precision, use_bias=False, init_std=std, name="output", wide=True
+            )
+            logits = output(x)
         else:
             low = x.dtype if precision.value == "float32" else jnp.bfloat16
             wide = jnp.promote_types(x.dtype, jnp.float32)

@@ -84,6 +84,7 @@ def exactness(precision: Precision) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if precision is Precision.FLOAT32 else None
 
 
+float32_result_dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 DOTS = {
     Precision.FLOAT32: float32_dot,
     Precision.BFLOAT16_OPERANDS: bfloat16_operands_dot,
@@ -99,8 +100,13 @@ def linear(
     use_bias: bool = True,
     init_std: float | None = 0.02,
     name: str | None = None,
+    wide: bool = False,
 ) -> nn.DenseGeneral:
-    """A dense layer under the matmul policy: operands as named, accumulation in float32."""
+    """A dense layer under the matmul policy: operands as named, accumulation in float32.
+
+    wide: the results are float32 under any policy, for the logits of a loss.
+    """
+    wide_bfloat16 = wide and precision is Precision.BFLOAT16
     return nn.DenseGeneral(
         features,
         axis=axis,
@@ -110,7 +116,7 @@ def linear(
         kernel_init=nn.initializers.truncated_normal(init_std)
         if init_std
         else nn.initializers.lecun_normal(),
-        dot_general=DOTS[precision],
+        dot_general=float32_result_dot if wide_bfloat16 else DOTS[precision],
         name=name,
     )
 

@@ -95,11 +95,15 @@ def test_a_position_sees_its_own_output_and_its_own_partner_alone(merge):
 
 
 @pytest.mark.parametrize("precision", [Precision.BFLOAT16, Precision.BFLOAT16_OPERANDS])
-def test_logits_are_float32_at_any_precision(precision):
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_are_float32_at_any_precision(precision, tied):
     hidden, partner, words = (np.float32(x) for x in inputs())
-    weights = jax.tree.map(np.float32, params(Merge.ADD, True))
+    weights = jax.tree.map(np.float32, params(Merge.ADD, tied))
+    weights["bias"] = 0 * weights["bias"]
+    given = (hidden, partner, words) if tied else (hidden, partner)
     with jax.enable_x64(False):
-        found = np.asarray(compiled(Merge.ADD, precision)(weights, hidden, partner, words))
+        found = np.asarray(compiled(Merge.ADD, precision)(weights, *given))
     assert found.dtype == np.float32
-    wanted = oracle(hidden, partner, words, weights, Merge.ADD)
+    assert np.mean(found == np.float32(jnp.bfloat16(found))) < 0.5  # not rounded before
+    wanted = oracle(hidden, partner, words if tied else None, weights, Merge.ADD)
     assert 0 < np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
