@@ -71,6 +71,13 @@ def test_pictures_that_are_cut_do_not_go_with_them(ahead: Tiny) -> None:
     assert "made ahead of time are of whole pictures: set config.augmentation.shift" in said.line
 
 
+def test_colours_that_are_jittered_do_not_go_with_them(ahead: Tiny) -> None:
+    flags = ("--config.image_tokenizer=", "--config.augmentation.shift=0")
+    said = run_main(ahead.root, f"--config={CONFIG}", "--workdir=runs/cut", *flags)
+    assert said.status == 1
+    assert "in their own colours: set config.method.masked.tokenizer_input=clean" in said.line
+
+
 def test_another_model_does_not_go_with_them(ahead: Tiny) -> None:
     said = prepare_again(ahead.root, "--image_tokens=runs/tiny-dvae", "--model=b16-384")
     assert said.status == 1

@@ -12,7 +12,7 @@ damaged and replaced by a copy), `STEP.fetching` (a copy that is on its way here
 
 from cots_jax.checkpoint.finding import latest, latest_here, read_fact, verify
 from cots_jax.checkpoint.folder import BEST, FOLDER, Damage, Found, Keep, put_aside
-from cots_jax.checkpoint.restoring import restore
+from cots_jax.checkpoint.restoring import restore, shapes
 from cots_jax.checkpoint.saving import Saver, save
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "read_fact",
     "restore",
     "save",
+    "shapes",
     "verify",
 ]

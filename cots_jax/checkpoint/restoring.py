@@ -23,14 +23,10 @@ def restore(path: Path, name: str, target: PyTree | None = None) -> PyTree:
         everything as NumPy in plain dicts and lists (arrays without elements come back as None).
     Raises UserError where the files are damaged, or where structure, shapes or types differ.
     """
-    require(path, f"{name}/")
     item = path.absolute() / name
     wanted = {key: _spec(leaf) for key, leaf in _by_name(target).items()}
     with quietly.reading() as orbax:
-        metadata = orbax.metadata(item).item_metadata if item.is_dir() else None
-        if metadata is None:
-            raise UserError(f"the checkpoint {path} holds no {name!r}")
-        saved = metadata.tree["tree"]
+        saved = _saved(orbax, path, name)
         if target is not None:
             _compare(item, _by_name(saved), wanted)
         how = jax.tree_util.tree_map_with_path(lambda key, _: _how(wanted.get(_name(key))), saved)
@@ -41,6 +37,23 @@ def restore(path: Path, name: str, target: PyTree | None = None) -> PyTree:
     leaves = _by_name(restored)
     filled = [leaves[key] if key in leaves else _nothing(spec) for key, spec in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(target), filled)
+
+
+def shapes(path: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """The shape of each array of a saved tree, by its path in it. Raises UserError."""
+    with quietly.reading() as orbax:
+        saved = _saved(orbax, path, name)
+    return {key: tuple(leaf.shape) for key, leaf in _by_name(saved).items()}
+
+
+def _saved(orbax: Any, path: Path, name: str) -> PyTree:
+    """What is known of a saved tree's arrays without reading them. Raises UserError."""
+    require(path, f"{name}/")
+    item = path.absolute() / name
+    metadata = orbax.metadata(item).item_metadata if item.is_dir() else None
+    if metadata is None:
+        raise UserError(f"the checkpoint {path} holds no {name!r}")
+    return metadata.tree["tree"]
 
 
 def _name(key: Any) -> str:

@@ -170,6 +170,12 @@ def moves(a: Augmentation) -> bool:
     return bool(a.shift or a.scale or a.flip_probability or a.crop)
 
 
+def recolours(a: Augmentation) -> bool:
+    """Whether the picture's colours change."""
+    jitter = a.jitter_probability and (a.brightness or a.contrast or a.saturation or a.hue)
+    return bool(jitter or a.grey_probability)
+
+
 def _random_views(key: Array, a: Augmentation) -> tuple[View, View]:
     """The shown part of the picture along rows and columns."""
     area, aspect, y, x, zoom, up, right, flip = jax.random.uniform(key, (8,), jnp.float32)

@@ -23,7 +23,6 @@ from cots_jax.data.pair_table import PairTable
 from cots_jax.data.pipeline import training_batches
 from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer, text_masking
-from cots_jax.data.transforms import moves
 from cots_jax.errors import UserError
 from cots_jax.image_tokenizer import ImageTokenizer
 from cots_jax.models.two_stream import Params, TwoStream, model_size
@@ -38,12 +37,14 @@ from cots_jax.retrieval.evaluation import (
 )
 from cots_jax.schedule import Clockwork, Schedule, parse_schedule
 from cots_jax.schema import Config
-from cots_jax.switches import Contrast, MaskedUnit, Negatives, Towers
+from cots_jax.switches import Contrast, MaskedUnit, Towers
 from cots_jax.train.augmentation import augmentation_of
+from cots_jax.train.fitting import check_fits
 from cots_jax.train.health import momentum_distance, queue_health
 from cots_jax.train.mesh import fetch, place, rows_of_process, state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
 from cots_jax.train.planning import arguments_of
+from cots_jax.train.queue_storage import queue_as_saved, queue_placed_like
 from cots_jax.train.state import State
 from cots_jax.train.step import CotsStep, Gradients, Knobs, Method
 from cots_jax.train.utilisation import step_flops
@@ -116,7 +117,8 @@ class CotsTask:
             codes = image_tokenizer.config.codes
         heads = self.schedules.active & {"mvm", "mlm"}
         self.model = TwoStream(size, config.method.masked, codes, heads)
-        self._check()
+        active = self.schedules.active
+        check_fits(config, active, size, made_ahead, image_tokenizer, tokenizer)
         vision = size.vision
         self.preprocessing = Preprocessing(vision.image_size, vision.mean, vision.std)
         self._step = CotsStep(
@@ -178,7 +180,7 @@ class CotsTask:
         key = jax.random.key(0)
         like = {
             "towers": jax.eval_shape(self.model.init_towers, key),
-            "heads": jax.eval_shape(self.model.init_heads, key),
+            "heads": jax.eval_shape(self._step.fresh_heads, key),
         }
         return read_initial(self.config.init_from, self.model.config, like)
 
@@ -205,13 +207,17 @@ class CotsTask:
 
         sources: how many there were then; the filter has seen nothing of those that came since.
         """
-        trees = self.trees(like)
+        trees, length = self.trees(like), self.config.method.queue_length
         if like.method:
             trees["method"]["filter"] = of_first_sources(like.method.filter, sources)
+            queue = queue_as_saved(path, like.method.queue, length, self.mesh)
+            trees["method"]["queue"] = queue
         items = {name: checkpoint.restore(path, name, tree) for name, tree in trees.items()}
         params = {"towers": items["towers"]["online"], "heads": items["heads"]}
         method: Any = like.method
         if method:
+            queue = queue_placed_like(items["method"]["queue"], like.method.queue, length)
+            items["method"]["queue"] = queue
             known = with_more_sources(items["method"]["filter"], len(self.table.sources))
             items["method"]["filter"] = jax.device_put(known, whole(self.mesh))
             method = Method(items["towers"]["momentum"], **items["method"])
@@ -279,12 +285,12 @@ class CotsTask:
         }
         if self.config.method.contrast is Contrast.SIGMOID:
             del chances["instance"]  # a loss over single pairs, whose bias is learned
-        # The numbers are of the step before `step`; an objective that was off has none.
+        # The numbers are of the step that ends at `step`; an objective that was off has none.
         weights, on = self.schedules.weights, self._on(step)
         for name in self.schedules.active - on:
             out.pop(f"loss/{name}", None)
         out |= {f"chance/{name}": value for name, value in chances.items() if name in on}
-        out["learning_rate"] = self.schedules.learning_rate(step)
+        out["learning_rate"] = self.schedules.learning_rate(step - 1)
         out.setdefault("temperature", self.config.method.temperature)
         active = sorted(self.schedules.active)
         return out | {f"weight/{name}": weights[name](step - 1) for name in active}
@@ -362,76 +368,6 @@ class CotsTask:
         if not hasattr(self, "_frozen_params"):
             self._frozen_params = self.frozen()
         return self._frozen_params
-
-    def _check(self) -> None:
-        method, size = self.config.method, self.model.config
-        if "mvm" in self.schedules.active and self.image_tokenizer is None:
-            if self.table.token_facts is None:
-                raise UserError(
-                    "masked vision modelling is on and there are no image tokens: name a trained "
-                    "dVAE in config.image_tokenizer, make them ahead of time (prepare "
-                    "--image_tokens), or set config.method.weight_mvm=0"
-                )
-            if moves(augmentation_of(self.config.augmentation, size.vision)):
-                raise UserError(
-                    "the image tokens made ahead of time are of whole pictures: set "
-                    "config.augmentation.shift, .scale, .crop and .flip_probability to nothing, or "
-                    "name the tokenizer in config.image_tokenizer to make them online"
-                )
-        elif "mvm" in self.schedules.active and self.image_tokenizer is not None:
-            grid, side = self.image_tokenizer.config.grid, size.vision.side
-            if grid != side:
-                raise UserError(
-                    f"the image tokenizer has a grid of {grid} x {grid} codes, the image tower "
-                    f"{side} x {side} patches: they must agree, so train or name another tokenizer"
-                )
-        momentum = method.contrast is Contrast.MOMENTUM
-        if momentum and not method.queue_length and method.negatives is Negatives.QUEUE:
-            raise UserError(
-                "config.method.queue_length = 0 leaves no negatives: give it a length, or set "
-                "config.method.negatives=queue_and_batch"
-            )
-        length = self.config.data.text_length
-        if length > size.text.positions:
-            raise UserError(
-                f"config.data.text_length = {length} is more than the {size.text.positions} "
-                f"positions of model {self.config.model}: use {size.text.positions} or fewer"
-            )
-        self._check_masks()
-        self._check_frozen()
-
-    def _check_frozen(self) -> None:
-        size, optimizer = self.model.config, self.config.optimizer
-        wanted = {
-            "image": (optimizer.freeze_image, size.vision.transformer.layers),
-            "text": (optimizer.freeze_text, size.text.transformer.layers),
-        }
-        for tower, (frozen, layers) in wanted.items():
-            if frozen > layers:
-                raise UserError(
-                    f"config.optimizer.freeze_{tower} = {frozen}: the {tower} tower of "
-                    f"{self.config.model} has {layers} blocks"
-                )
-
-    def _check_masks(self) -> None:
-        masked, active = self.config.method.masked, self.schedules.active
-        dropout = self.config.augmentation.word_dropout
-        if self.tokenizer.mask_id is None and ("mlm" in active or dropout):
-            raise UserError(
-                "the tokenizer has no mask token: set config.method.weight_mlm=0 and "
-                "config.augmentation.word_dropout=0, or take another tokenizer"
-            )
-        if "mlm" in active and not masked.text_ratio:
-            raise UserError(
-                "config.method.masked.text_ratio = 0 masks nothing: raise it, or set "
-                "config.method.weight_mlm=0"
-            )
-        patches = self.model.config.vision.tokens
-        if "mvm" in active and not masked_count(patches, masked.image_ratio):
-            raise UserError(
-                f"config.method.masked.image_ratio = {masked.image_ratio} masks none of {patches} "
-                f"patches: use {1 / patches:.2g} or more, or set config.method.weight_mvm=0"
-            )
 
 
 def _masking(config: Config, tokenizer: Tokenizer) -> TextMasking:

@@ -147,8 +147,9 @@ class DvaeTask:
     flops = None  # not counted: small beside what it is trained for
 
     def logged(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """Adds the schedules."""
-        return metrics | {name: float(schedule(step)) for name, schedule in self.schedules.items()}
+        """Adds the schedules, of the step that ends at `step`."""
+        values = {name: float(schedule(step - 1)) for name, schedule in self.schedules.items()}
+        return metrics | values
 
     def _step(
         self, state: State, frozen: Params, batch: Batch, knobs: DvaeKnobs

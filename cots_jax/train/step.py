@@ -123,9 +123,7 @@ class CotsStep:
     def fresh(self, keys: Key[Array, "2"], sources: int) -> State:
         """The state at step 0, of one device; the keys are for the towers and for the heads."""
         towers = self.model.init_towers(keys[0])
-        heads = self.model.init_heads(keys[1])
-        heads = heads | fresh_temperature(self.method) | fresh_bias(self.method)
-        params = {"towers": towers, "heads": heads}
+        params = {"towers": towers, "heads": self.fresh_heads(keys[1])}
         if self.method.contrast is not Contrast.MOMENTUM:
             return fresh_state(params, self.optimizer, {})
         copy = jax.tree.map(jnp.copy, towers)  # a buffer of its own: the state is donated
@@ -136,6 +134,11 @@ class CotsStep:
         )
         method = Method(copy, queue, empty_filter(sources))
         return fresh_state(params, self.optimizer, method)
+
+    def fresh_heads(self, key: Key[Array, ""]) -> Params:
+        """All that is learned beside the towers: masked heads, temperature, bias."""
+        heads = self.model.init_heads(key)
+        return heads | fresh_temperature(self.method) | fresh_bias(self.method)
 
     def __call__(
         self, state: State, frozen: Params, batch: Batch, knobs: Knobs

@@ -43,6 +43,9 @@ AUGMENTED = {
 }
 
 
+DATA = {"train": "a#train", "eval": "a#val", "text_length": 8, "threads": 3}
+
+
 class Table(PairTable):
     """Two sources and no rows; nothing was made ahead of time."""
 
@@ -54,7 +57,7 @@ class Table(PairTable):
 def task(**changes) -> cots.CotsTask:
     smallest = {
         "name": "x",
-        "data": {"train": "a#train", "eval": "a#val", "text_length": 8, "threads": 3},
+        "data": DATA,
         "model": "tiny-16",
         "duration": "10 steps",
         "batch": 16,
@@ -116,6 +119,27 @@ def test_a_fresh_state_has_the_queue_and_the_temperature_that_were_asked_for():
     fixed = fresh(queue_length=24)
     assert fixed.method.queue.valid.shape == (24,)
     assert set(fixed.params["heads"]) == {"mvm", "mlm"}
+
+
+def test_a_start_looks_for_all_that_is_learned_beside_the_towers(monkeypatch):
+    looked_for = []
+    monkeypatch.setattr(cots, "read_initial", lambda named, size, like: looked_for.append(like))
+    config = {"init_from": {"run": "x"}, "data": {**DATA, "tokenizer": "init_from"}}
+    method = {"contrast": "sigmoid", "queue_length": 0, "filter": {"state": "off"}}
+    method |= {"temperature_rule": "learned", "weight_task": "0"}
+    _ = task(**config, method=method).initial
+    beside = {"mvm", "mlm", "log_temperature", "sigmoid_bias"}
+    assert looked_for[0]["heads"].keys() == beside
+
+
+def test_what_is_logged_is_of_the_step_that_was_made():
+    made = task(
+        optimizer={"learning_rate": "1 @ 0%, 0 @ 100%"}, method={"weight_task": "0 @ 50%, 1 @ 50%"}
+    )
+    for step in (1, 5, 6, 7, 10):
+        used, logged = made.knobs(step - 1), made.logged(step, {"columns": 8.0})
+        assert logged["learning_rate"] == pytest.approx(float(used.learning_rate))
+        assert logged["weight/task"] == float(used.weights.task)
 
 
 def test_a_run_that_compares_its_batch_with_itself_is_restored_whole(tmp_path):

@@ -84,6 +84,19 @@ def test_a_head_of_another_shape_starts_afresh(run):
     assert_equal(found["heads"], {"mlm": trees["heads"]["mlm"]})
 
 
+def test_a_learned_temperature_goes_on(run):
+    folder, trees = run
+    trees["heads"]["log_temperature"] = np.float32(-4.3)
+    facts = checkpoint.read_fact(folder / checkpoint.FOLDER / "7", "facts")
+    keep = checkpoint.Keep(1)
+    checkpoint.save(folder / checkpoint.FOLDER, 8, trees, {"facts": facts}, keep=keep)
+    assert "log_temperature" not in read(folder)["heads"]  # of a run that learns none
+    like = shapes(model())
+    like["heads"]["log_temperature"] = jax.ShapeDtypeStruct((), np.float32)
+    found = read_initial(InitConfig(run=str(folder)), SIZE, like)
+    assert found["heads"]["log_temperature"] == np.float32(-4.3)
+
+
 def test_positions_are_resized_to_another_resolution(run):
     folder, trees = run
     vision = dataclasses.replace(SIZE.vision, image_size=32)
