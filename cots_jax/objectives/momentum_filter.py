@@ -3,7 +3,7 @@
 
 `s_i` is the dot product of a pair's momentum keys. Each source s keeps a running mean and mean
 square of it, moved by the number of its rows in the global batch and debiased by their count; a
-pair stays when `s_i >= E - kappa * D`. First update, then judge.
+pair stays when `s_i >= E - kappa * D`, but for rounding. First update, then judge.
 """
 
 import math
@@ -14,6 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from cots_jax.objectives.contrastive import EXACT
+
+# Where all similarities of a source are equal, as that of its only row so far is to itself, the
+# last bits of E would decide.
+ROUNDING = 1e-6
 
 
 @flax.struct.dataclass
@@ -88,7 +92,7 @@ def judge(
         moved(state.mean_square, similarity**2),
     )
     threshold = filter_threshold(new, kappa, momentum, reference_batch)
-    high = similarity >= threshold[jnp.clip(source, 0, threshold.shape[0] - 1)]
+    high = similarity >= threshold[jnp.clip(source, 0, threshold.shape[0] - 1)] - ROUNDING
     return Judgement(new, (high | ~warm) & (weight > 0), similarity)
 
 

@@ -42,6 +42,9 @@ class Compilation:
     seconds: float  # that the compiler took
 
 
+STATE = ("parameters", "momentum towers", "optimizer", "queue")  # of the step's arguments
+
+
 @dataclasses.dataclass(frozen=True)
 class Work:
     """FLOPs of a step on all chips."""
@@ -67,6 +70,11 @@ class Plan:
     def fits(self) -> bool:
         """Whether the program is smaller than what it may use; of an unknown memory too."""
         return self.compiled is not None and self.wanted <= (self.target.memory or math.inf)
+
+    @property
+    def wanted_diagnosing(self) -> int:
+        """Bytes while a diagnosis is made, whose steps are taken on a copy of the state."""
+        return self.wanted + sum(self.arguments[name] for name in STATE)
 
     @property
     def times(self) -> Times | None:

@@ -38,6 +38,7 @@ def as_json(plan: Plan, budget: Budget) -> dict[str, Any]:
         "memory": {
             "usable": target.memory,
             "wanted": plan.wanted,
+            "wanted_diagnosing": plan.wanted_diagnosing,
             "parts": found.memory.parts() if found else plan.arguments,
         },
         "traffic": found.traffic if found and target.is_own else None,
@@ -102,6 +103,12 @@ def _memory(plan: Plan) -> list[str]:
         return ["memory of a chip", *lines]
     gap = f"{_bytes(abs(usable - wanted))} {'free' if plan.fits else 'too much'}"
     said = f"{'fits' if plan.fits else 'DOES NOT FIT'}: {_bytes(wanted)} of {_bytes(usable)}, {gap}"
+    diagnosing = plan.wanted_diagnosing
+    if plan.fits and diagnosing > usable:
+        said += (
+            "\n  but DOES NOT FIT while it is diagnosed, on a copy of the state: "
+            f"{_bytes(diagnosing)}; set config.diagnose_every=200% to train without"
+        )
     return ["memory of a chip", *lines, said]
 
 

@@ -331,7 +331,8 @@ class CotsTask:
         """Share of each objective in the towers' gradient norm at this step's weights, and the
         health of momentum towers and queue.
 
-        Runs the compiled step on copies of the state with one weight at a time.
+        Runs the compiled step on copies of the state with one weight at a time. Under
+        `masked.forward = shared` the other objectives are so measured without masks.
         """
         norms = {}
         for name in sorted(self.schedules.active):

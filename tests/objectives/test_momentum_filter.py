@@ -87,12 +87,21 @@ def test_statistics_and_decisions_agree_with_the_oracle():
         for i in np.flatnonzero(weight):
             mean, deviation = oracle_statistics(batches[: step + 1], source[i], 0.9, REFERENCE)
             margin = similarity[i] - (mean - 1.0 * deviation)
-            # A lone row of its source is the mean itself: rounding decides, either is right.
-            assert abs(margin) < 1e-9 or bool(judgements[step].keep[i]) == (margin > 0)
+            assert abs(margin) < 1e-12 or abs(margin) > 1e-5  # nothing is close but a lone row
+            assert bool(judgements[step].keep[i]) == (margin > -1e-9)
     threshold = filter_threshold(judgements[-1].state, 1.0, 0.9, REFERENCE)
     for source in range(SOURCES):
         mean, deviation = oracle_statistics(batches, source, 0.9, REFERENCE)
         np.testing.assert_allclose(threshold[source], mean - deviation, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_pairs_that_are_all_alike_stay_whatever_is_rounded(rows):
+    """The mean of equal numbers is another one in its last bits, and its deviation 0 or nothing."""
+    for similarity in np.random.default_rng(0).uniform(-1, 1, 50):
+        batch = np.full(rows, similarity), np.zeros(rows, np.int32), np.ones(rows)
+        (found,) = run([batch], np.float32, kappa=0.0)
+        assert found.keep.all()
 
 
 def test_the_decisions_are_not_all_alike():

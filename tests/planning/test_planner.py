@@ -115,6 +115,18 @@ def test_what_does_not_fit_says_by_how_much() -> None:
     assert "2.00 KiB too much" in in_words(plan, BUDGET)
 
 
+def test_a_plan_that_fits_but_for_its_diagnosis_says_so() -> None:
+    plan = as_chip(plan_of())
+    state = sum(plan.arguments[n] for n in ("parameters", "momentum towers", "optimizer", "queue"))
+    assert plan.wanted_diagnosing == plan.wanted + state
+    assert "diagnosed" not in in_words(plan, BUDGET)
+    target = dataclasses.replace(plan.target, memory=plan.wanted + state // 2)
+    words = in_words(dataclasses.replace(plan, target=target), BUDGET)
+    assert "\nfits: " in words
+    assert "but DOES NOT FIT while it is diagnosed" in words
+    assert as_json(plan, BUDGET)["memory"]["wanted_diagnosing"] == plan.wanted_diagnosing
+
+
 def test_a_program_that_a_compiler_refuses_is_a_plan_too() -> None:
     plan = dataclasses.replace(as_chip(plan_of()), compiled=None, wanted=2**40)
     assert not plan.fits
