@@ -22,7 +22,7 @@ from cots_jax.retrieval.embed import EMBED_BATCH, Preprocessing, embed_images, e
 from cots_jax.retrieval.evaluation import Lineage
 from cots_jax.retrieval.loose import caption_batches, picture_batches
 from cots_jax.schema import Config
-from cots_jax.switches import Task, TemperatureRule, Towers
+from cots_jax.switches import TemperatureRule, Towers
 from cots_jax.weights.architecture import same_architecture
 from cots_jax.weights.trained import Trained, find_trained
 
@@ -52,8 +52,6 @@ class Pretrained:
         source = find_trained(Path(folder))
         facts = source.facts
         config = build_config(facts["config"])
-        if config.task is not Task.COTS:
-            raise UserError(f"{folder} holds a {config.task} run, not a retrieval model")
         tokenizer = Tokenizer.from_json(facts["tokenizer"])
         model = TwoStream(
             model_size(config.model, config.hardware, tokenizer.vocab_size, config.frame_mean),
@@ -141,7 +139,7 @@ def read_config(workdir: Path) -> Config | None:
         return build_config(mapping)
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read ({error}): choose another --workdir") from error
 
 

@@ -114,9 +114,15 @@ def query_vector(opened: Pretrained, question: Question) -> Float32[np.ndarray, 
     """The unit vector of a question (own choice).
 
     The terms' unit vectors times their weights, summed and made one long; plus that of the
-    picture, minus those of `minus`; made one long again. UserError where nothing is left.
+    picture, minus those of `minus`; made one long again. UserError where nothing is left, and for a
+    text of which the model knows no word: it would find what any other such text finds.
     """
     terms = question.terms()
+    for text in (*(term.text for term in terms), *question.minus):
+        if opened.tokenizer.unknown([text])[0] == opened.tokenizer.count([text])[0] - 2:
+            raise UserError(
+                f"the model knows no word of {text!r}: ask in words that it has learned"
+            )
     encode = functools.partial(opened.encode_texts, batch=ALONE)
     parts = []
     if terms:

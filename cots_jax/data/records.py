@@ -5,6 +5,7 @@ A prepared folder holds `dataset.json` (facts, written last: a folder without it
 `rejects.jsonl`, and a folder a split with ArrayRecord shards and `index.npz`.
 """
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -81,13 +82,15 @@ def read_facts(folder: str | pathlib.Path) -> dict[str, Any]:
         raise UserError(f"no prepared data in {folder}: make it with `{command}`")
     path = folder / FACTS_FILE
     if not path.is_file():
+        if not any(folder.glob("*/shard-*")):
+            raise UserError(f"no prepared data in {folder}: make it with `{command}`")
         raise UserError(
             f"{folder} is half-written (it has no {FACTS_FILE}): run the prepare command that "
             f"was making it again, `{command}`"
         )
     try:
         facts = json.loads(path.read_text("utf-8"))
-        version = facts["schema_version"]
+        version, _ = facts["schema_version"], dict(facts["splits"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}): remove the folder and run `{command}` again"
@@ -206,9 +209,10 @@ class Split:
     def close(self) -> None:
         """Gives the file handles back."""
         with self._opening:
-            if self._source is not None:
-                self._source.__exit__(None, None, None)
-                self._source = None
+            source, self._source = self._source, None
+        if source is not None:
+            with contextlib.suppress(RuntimeError):  # of a damaged shard, which reading has said
+                source.__exit__(None, None, None)
 
     def __enter__(self) -> "Split":
         return self

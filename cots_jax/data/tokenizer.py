@@ -74,6 +74,11 @@ class Tokenizer:
         found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return np.array([len(encoding.ids) + 2 for encoding in found], np.int32)
 
+    def unknown(self, texts: Sequence[str]) -> Int32[np.ndarray, "b"]:
+        """How many tokens of each text stand for what is in no vocabulary."""
+        found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return np.array([encoding.ids.count(self.unk_id) for encoding in found], np.int32)
+
     def decode(self, ids: Iterable[int | np.integer]) -> str:
         """The text of the ids without special tokens; case and accents are gone for good."""
         kept = [int(i) for i in ids if int(i) not in self.special_ids]
@@ -250,7 +255,10 @@ def _lower_case(folder: pathlib.Path) -> bool:
     config = folder / "tokenizer_config.json"
     if not config.is_file():
         return True
-    return bool(json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", True))
+    try:
+        return bool(json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", True))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{config} cannot be read ({error}): copy it again") from error
 
 
 def _load_name(name: str) -> Tokenizer:

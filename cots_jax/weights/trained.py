@@ -9,7 +9,7 @@ from typing import Any
 from cots_jax import checkpoint, manifest
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import Params
-from cots_jax.switches import Towers
+from cots_jax.switches import Task, Towers
 from cots_jax.weights.exported import ExportedFolder, is_exported, open_exported
 
 
@@ -54,7 +54,11 @@ def find_trained(folder: Path) -> Trained:
     if is_exported(folder):
         return open_exported(folder)
     found = checkpoint.latest(folder / checkpoint.BEST) or newest(folder)
-    return TrainedFolder(found.path, found.step, checkpoint.read_fact(found.path, "facts"))
+    facts = checkpoint.read_fact(found.path, "facts")
+    task = facts["config"].get("task", Task.COTS)
+    if task != Task.COTS:
+        raise UserError(f"{folder} holds a {task} run, not a retrieval model")
+    return TrainedFolder(found.path, found.step, facts)
 
 
 def newest(folder: Path) -> checkpoint.Found:

@@ -213,3 +213,18 @@ def test_any_names_give_records_or_reasons(tmp_path_factory, names):
         return
     taken = sum(split["records"] for split in facts["splits"].values())
     assert taken + sum(facts["drops"].values()) == len(written)
+
+
+def test_a_stray_file_beside_the_classes_makes_no_class_of_a_split(tmp_path):
+    source = _write(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg")
+    for split in ("train", "val"):
+        (source / split / "labels.txt").write_text("cat dog")
+    _prepare(tmp_path)
+    found = ids(tmp_path / "out")
+    assert found == {
+        "train": ["train/cat/1.jpg", "train/dog/1.jpg"],
+        "val": ["val/cat/1.jpg"],
+    }
+    assert sorted(reasons(tmp_path / "out")) == [
+        ("file_in_no_class", "train/labels.txt"), ("file_in_no_class", "val/labels.txt"),
+    ]  # fmt: skip

@@ -268,3 +268,31 @@ def test_flickr8k(shared_data, tmp_path):
         digest = hashlib.sha256(first.read()).digest()
     record = _records(tmp_path / "out", "train")[0]
     assert hashlib.sha256(record.image).digest() == digest
+
+
+def test_a_picture_that_rows_mean_by_other_names_is_nobodys(tmp_path):
+    """Of a table over two folders where one of them is given: both have a `1.jpg`."""
+    rows = [
+        {"image": "cats/1.jpg", "caption": "a cat"},
+        {"image": "dogs/1.jpg", "caption": "a dog"},
+        {"image": "dogs/1.jpg", "caption": "another dog"},
+        {"image": "cats/2.jpg", "caption": "a second cat"},
+        {"image": "2.jpg", "caption": "the same by its short name"},
+    ]
+    source = _source(tmp_path / "in", rows, {"1.jpg": _jpeg(1), "2.jpg": _jpeg(2)})
+    prepare_pairs(tmp_path / "out", source)
+    found = [(r.id, r.captions) for r in _records(tmp_path / "out", "train")]
+    assert found == [("cats/2.jpg", ("a second cat", "the same by its short name"))]
+    unclear = "picture_name_ambiguous"
+    assert _reasons(tmp_path / "out") == [
+        (unclear, "cats/1.jpg"), (unclear, "dogs/1.jpg"), (unclear, "dogs/1.jpg"),
+    ]  # fmt: skip
+
+
+def test_splits_are_named_as_other_sources_name_them(tmp_path):
+    said = {"a": "Train", "b": "training", "c": "TRAIN", "d": "validation", "e": "Val", "f": "Odd"}
+    rows = [{"image": f"{n}.jpg", "caption": n, "split": split} for n, split in said.items()]
+    pictures = {f"{name}.jpg": _jpeg(seed) for seed, name in enumerate(said)}
+    prepare_pairs(tmp_path / "out", _source(tmp_path / "in", rows, pictures))
+    counts = {name: len(_records(tmp_path / "out", name)) for name in list_splits(tmp_path / "out")}
+    assert counts == {"Odd": 1, "train": 3, "val": 2}

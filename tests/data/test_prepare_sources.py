@@ -185,3 +185,51 @@ def test_a_json_list_is_read_whole_or_refused(tmp_path, before):
     assert len(_values(_read(tmp_path, "t.json", before + rows))) == 2
     with pytest.raises(UserError, match=r"t\.json is no whole JSON list .*line .*\.jsonl"):
         _read(tmp_path, "t.json", before + rows[:-1])
+
+
+def test_lists_in_a_cell_are_the_captions_they_list(tmp_path):
+    out = io.StringIO(newline="")
+    cells = ["['a dog', \"it's b\"]", '["a cat", "b"]', "[no list", "[1, 2]", "[sic] a boat [sic]"]
+    csv.writer(out).writerows([("image", "captions"), *(("x.jpg", cell) for cell in cells)])
+    assert _values(_read(tmp_path, "t.csv", out.getvalue())) == [
+        ("x.jpg", ("a dog", "it's b")),
+        ("x.jpg", ("a cat", "b")),
+        ("x.jpg", ("[no list",)),
+        ("x.jpg", ("[1, 2]",)),
+        ("x.jpg", ("[sic] a boat [sic]",)),
+    ]
+
+
+def test_what_is_no_text_in_a_list_costs_itself(tmp_path):
+    lines = '{"image": "x", "caption": ["a", null, "b"]}\n{"image": "y", "caption": [null]}\n'
+    assert _values(_read(tmp_path, "t.jsonl", lines)) == [("x", ("a", "", "b")), "no_caption"]
+
+
+def test_a_stray_quote_swallows_no_rows_up_to_the_next_one(tmp_path):
+    lines = ["image,caption", 'a.jpg,"the tall tower', "b.jpg,a dog", "c.jpg,a cat"]
+    lines += ['d.jpg,a tv of 40"', 'e.jpg,"two lines,', 'of one caption, the end"', "f.jpg,good"]
+    assert _values(_read(tmp_path, "t.csv", "\n".join(lines))) == [
+        "row_unreadable",
+        ("b.jpg", ("a dog",)),
+        ("c.jpg", ("a cat",)),
+        ("d.jpg", ('a tv of 40"',)),
+        ("e.jpg", ("two lines,\nof one caption, the end",)),
+        ("f.jpg", ("good",)),
+    ]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    with pytest.raises(UserError, match="has 2 columns named caption: give each a name"):
+        _read(tmp_path, "t.csv", "image,caption,caption\na.jpg,one,two\n")
+
+
+def test_blank_lines_may_stand_above_the_header(tmp_path):
+    assert _values(_read(tmp_path, "t.csv", "\n\nimage,caption\na.jpg,x\n")) == [("a.jpg", ("x",))]
+
+
+@pytest.mark.parametrize(
+    "data", ["image,caption\na.jpg,x\n".encode("utf-16-le"), b"PK\x03\x04\0\0"]
+)
+def test_what_is_no_text_is_said(tmp_path, data):
+    with pytest.raises(UserError, match="is no text in UTF-8"):
+        _read(tmp_path, "t.csv", data)

@@ -208,3 +208,21 @@ def test_a_tar_gives_its_members_back_and_a_damaged_one_never_falls_over(tmp_pat
     path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
     for sample in tar_samples(path, "t.tar"):
         assert isinstance(sample, TarSample | BadRow)
+
+
+def test_names_with_dots_are_read_to_the_last_one(tmp_path):
+    members = [
+        ("IMG.2021.1.jpg", jpeg(0)), ("IMG.2021.1.txt", b"first"),
+        ("IMG.2021.2.txt", b"second"), ("IMG.2021.2.jpg", jpeg(1)),
+        ("IMG.2021.3.jpg", jpeg(2)), ("z.jpg", jpeg(3)), ("z.txt", b"last"),
+        ("z.seg.png", b"no picture of the sample"),
+    ]  # fmt: skip
+    _tars(tmp_path, x=members)
+    facts = _prepare(tmp_path)
+    found = [(r.id, r.captions) for r in records(tmp_path / "out", "train")]
+    assert found == [
+        ("x/IMG.2021.1", ("first",)),
+        ("x/IMG.2021.2", ("second",)),
+        ("x/z", ("last",)),
+    ]
+    assert facts["drops"] == {"no_caption": 1}

@@ -117,6 +117,12 @@ def test_a_folder_without_facts_is_half_written(tmp_path):
         open_split(tmp_path / "d", "train")
 
 
+def test_a_folder_of_something_else_is_not_called_half_written(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no prepared data in .*cots_jax\.prepare"):
+        open_split(tmp_path, "train")
+
+
 def test_an_unknown_split_names_those_there(tmp_path):
     _make(tmp_path / "d")
     with pytest.raises(UserError, match=r"no split 'test': it has train, val"):
@@ -131,7 +137,7 @@ def test_another_schema_is_refused(tmp_path):
         open_split(tmp_path / "d", "train")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema_version": 3}'])
 def test_damaged_facts_are_named(tmp_path, content):
     _make(tmp_path / "d")
     (tmp_path / "d" / "dataset.json").write_text(content)
@@ -163,6 +169,18 @@ def test_a_damaged_index_is_named(tmp_path, damage):
         index.write_bytes((tmp_path / "d" / "val" / "index.npz").read_bytes())
     with pytest.raises(UserError, match=r"train/index\.npz"):
         open_split(tmp_path / "d", "train")
+
+
+def test_a_shard_that_is_damaged_all_over_is_one_error(tmp_path):
+    """The reader refuses to be closed as well, which hid what reading had said."""
+    _make(tmp_path / "d")
+    shard = tmp_path / "d" / "train" / "shard-00000-of-00001.array_record"
+    data = bytearray(shard.read_bytes())
+    for at in range(0, len(data), 7):
+        data[at] ^= 255
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match="cannot be read"), open_split(tmp_path / "d", "train") as s:
+        s.record(0)
 
 
 def test_no_flipped_bit_is_read_as_a_record(tmp_path):

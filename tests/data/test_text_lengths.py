@@ -74,6 +74,15 @@ def test_a_lost_end_is_said_with_the_key_that_mends_it():
     assert "21 tokens; config.data.text_length" in said
 
 
+def test_unknown_words_are_said(make):
+    with make(WORDS + 2) as table:
+        assert "unknown" not in text_lengths(table).words()
+        assert table.tokenizer.unknown(["dog ω dog зебра", "dog", ""]).tolist() == [2, 0, 0]
+    said = TextLengths(np.array([12, 12]), 16, unknown=5).words()
+    assert "25% of the tokens are unknown to the tokenizer" in said
+    assert "config.data.tokenizer" in said
+
+
 def test_padding_is_said_with_a_length_that_holds_all_that_were_seen():
     found = TextLengths(np.array([9, 12, 24]), 80)
     assert found.enough == 32

@@ -85,7 +85,7 @@ def _splits(files: Sequence[SourceFile]) -> dict[str, str]:
     UserError where some folders are splits and some are not.
     """
     paths = [file.name.split("/") for file in files]
-    direct = {parts[0] for parts in paths if len(parts) == 2}
+    direct = {parts[0] for parts in paths if len(parts) == 2 and is_picture(parts[1])}
     tops = dict.fromkeys(parts[0] for parts in paths if len(parts) > 1)
     found = {top: None if top in direct else split_folder(top) for top in tops}
     named = {top: split for top, split in found.items() if split is not None}
@@ -98,11 +98,16 @@ def _splits(files: Sequence[SourceFile]) -> dict[str, str]:
     return named
 
 
+def is_picture(name: str) -> bool:
+    """By its ending."""
+    return pathlib.PurePath(name).suffix.lower().removeprefix(".") in PICTURES
+
+
 def _samples(
     files: Sequence[SourceFile], name: str, split: str | None, root: pathlib.Path
 ) -> Iterator[Sample | BadRow]:
     for file in files:
-        if file.path.suffix.lower().removeprefix(".") not in PICTURES:
+        if not is_picture(file.name):
             yield BadRow("file_no_picture", file.name, file.name)
             continue
         captions = gather_captions(name.replace("_", " "), file.name, file.name)

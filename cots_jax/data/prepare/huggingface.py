@@ -26,7 +26,7 @@ from cots_jax.data.prepare.sources import (
     column_named,
     split_column,
 )
-from cots_jax.data.prepare.splits import splits_in_names, train_last
+from cots_jax.data.prepare.splits import split_named, splits_in_names, train_last
 from cots_jax.data.prepare.tars import file_unreadable
 from cots_jax.data.prepare.write import Prepared
 from cots_jax.errors import UserError
@@ -159,7 +159,7 @@ def _samples(
             if table.split_column is None:
                 yield from _sample(table, number, values, split, images)
             elif rows is rows_of(_good_split(values[table.split_column])):
-                said = values[table.split_column]
+                said = _good_split(values[table.split_column]) or values[table.split_column]
                 yield from _sample(table, number, values, said, images)
     except TableFileError as error:
         name = f"{table.file.name}:from {number + 1}"
@@ -167,7 +167,8 @@ def _samples(
 
 
 def _good_split(value: Any) -> str | None:
-    return value if isinstance(value, str) and SPLIT_NAME.fullmatch(value) else None
+    good = isinstance(value, str) and SPLIT_NAME.fullmatch(value)
+    return split_named(value) if good else None
 
 
 def _sample(

@@ -5,7 +5,7 @@ import hashlib
 import os
 import pathlib
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -25,6 +25,16 @@ def safe_name(name: str) -> str:
     if not parts:
         raise PictureError("picture_missing")
     return "/".join(parts)
+
+
+def are_one_name(names: Collection[str]) -> bool:
+    """Whether the longest ends with each of them, folder by folder: `x.jpg`, `images/x.jpg`."""
+    if len(names) == 1:
+        return True
+    paths = [name.replace("\\", "/").split("/") for name in names]
+    parts = [[part for part in path if part not in ("", ".")] for path in paths]
+    longest = max(parts, key=len)
+    return all(longest[len(longest) - len(part) :] == part for part in parts)
 
 
 class Names:
@@ -171,6 +181,7 @@ class Images:
     """A folder or a tar of pictures, as a context manager."""
 
     in_two_splits = "picture_in_two_splits"  # the reason
+    ambiguous = "picture_name_ambiguous"
 
     def __init__(self, path: pathlib.Path):
         if not path.exists():

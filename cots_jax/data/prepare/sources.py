@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Caption tables: CSV, TSV, JSONL and parquet files to rows of (picture, captions, split)."""
 
+import ast
 import csv
 import io
 import json
@@ -13,6 +14,7 @@ from typing import Any
 from cots_jax.data.prepare.captions import is_unicode
 from cots_jax.data.prepare.parquet import TableFileError, open_table
 from cots_jax.data.prepare.samples import BadRow
+from cots_jax.data.prepare.splits import split_named
 from cots_jax.errors import UserError
 
 IMAGE_COLUMNS = (
@@ -123,9 +125,11 @@ def row_of(values: dict[str, Any], found: Found, source_row: str) -> Row | BadRo
     if not is_unicode(image):
         return BadRow("image_name_not_utf8", source_row, repr(image))
     if isinstance(captions, str):
-        captions = [captions]
-    if not (isinstance(captions, list) and captions and all(isinstance(c, str) for c in captions)):
+        captions = _listed(captions) or [captions]
+    if not (isinstance(captions, list) and any(isinstance(c, str) for c in captions)):
         return BadRow("no_caption", source_row, image)
+    # what is no text among texts costs itself: it is listed as the empty caption that it stands for
+    captions = [c if isinstance(c, str) else "" for c in captions]
     if not found.has_splits:
         return Row(image, tuple(captions), None, source_row)
     column = split_column(values)
@@ -134,7 +138,21 @@ def row_of(values: dict[str, Any], found: Found, source_row: str) -> Row | BadRo
     split = _stripped(values, column)
     if not SPLIT_NAME.fullmatch(split):
         return BadRow("bad_split_name", source_row, image)
-    return Row(image, tuple(captions), split, source_row)
+    return Row(image, tuple(captions), split_named(split), source_row)
+
+
+def _listed(text: str) -> list[Any] | None:
+    """The texts of a cell that is a list as JSON or Python writes it, `["a", "b"]`; else None."""
+    if not (text.lstrip().startswith("[") and text.rstrip().endswith("]")):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list) and any(isinstance(each, str) for each in found):
+            return found
+    return None
 
 
 def _stripped(values: dict[str, Any], column: str) -> str:
@@ -206,10 +224,23 @@ def _parquet_rows(path: pathlib.Path, columns: Columns) -> Iterator[Row | BadRow
 def _delimited_rows(
     path: pathlib.Path, lines: list[str], columns: Columns
 ) -> Iterator[Row | BadRow]:
-    delimiter = max(DELIMITERS, key=lines[0].count)
-    header = [name.strip() for name in next(csv.reader([lines[0]], delimiter=delimiter))]
+    first = next(number for number, line in enumerate(lines) if line.strip())
+    delimiter = max(DELIMITERS, key=lines[first].count)
+    header = [name.strip() for name in next(csv.reader([lines[first]], delimiter=delimiter))]
+    if "\0" in lines[first]:
+        raise UserError(
+            f"--captions={path} is no text in UTF-8 (a spreadsheet, or UTF-16?): save it as CSV in "
+            "UTF-8"
+        )
     found = _find_columns(header, columns, split_column(header) is not None)
-    for number, cells in _cells(lines, delimiter):
+    for name in (found.image, found.caption, split_column(header) or ""):
+        if header.count(name) > 1:
+            raise UserError(
+                f"--captions={path} has {header.count(name)} columns named {name}: give each a "
+                "name of its own, or write one row a caption"
+            )
+    place = header.index(found.image)
+    for number, cells in _cells(lines, first + 1, delimiter, len(header), place):
         source_row = f"{path.name}:{number}"
         if cells is None or len(cells) != len(header):
             yield BadRow("row_unreadable", source_row)
@@ -217,15 +248,17 @@ def _delimited_rows(
             yield row_of(dict(zip(header, cells)), found, source_row)
 
 
-def _cells(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
-    """(line number, cells) of each row below the header; None for cells that do not parse.
+def _cells(
+    lines: list[str], start: int, delimiter: str, columns: int, image: int
+) -> Iterator[tuple[int, list[str] | None]]:
+    """(line number, cells) of each row from line `start` on; None for cells that do not parse.
 
     After a bad row reading goes on at the very next line, so that a stray quote costs one line
-    and not the rest of the file. Tabs rarely come with quoting: there each line stands alone, and
-    one that is not well quoted is taken as it is.
+    and not the rest of the file, nor those up to the next quote. Tabs rarely come with quoting:
+    there each line stands alone, and one that is not well quoted is taken as it is.
+    columns, image: how many a row has, and which of them names the picture.
     """
     alone = delimiter == "\t"
-    start = 1
     while start < len(lines):
         feed = iter(lines[start : start + 1]) if alone else _from(lines, start)
         reader = csv.reader(feed, delimiter=delimiter, strict=True)
@@ -234,9 +267,23 @@ def _cells(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | 
         except csv.Error:
             cells = lines[start].rstrip("\r\n").split(delimiter) if alone else None
             taken = 1
+        inner = lines[start + 1 : start + taken]
+        like = (delimiter, columns, image, cells or [])
+        if inner and all(_is_row(line, *like) for line in inner):
+            cells, taken = None, 1
         if cells != []:
             yield start + 1, cells
         start += taken
+
+
+def _is_row(line: str, delimiter: str, columns: int, image: int, of: list[str]) -> bool:
+    """Whether a line inside of a quoted cell is a row itself, of a picture with the ending that
+    the row around it has."""
+    cells = next(csv.reader([line], delimiter=delimiter), [])
+    if len(cells) != columns or len(of) <= image:
+        return False
+    ending = pathlib.PurePath(cells[image].strip()).suffix.lower()
+    return bool(ending) and ending == pathlib.PurePath(of[image].strip()).suffix.lower()
 
 
 def _from(lines: list[str], start: int) -> Iterator[str]:

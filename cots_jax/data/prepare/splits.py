@@ -13,6 +13,7 @@ MAX_SPLITS = 100  # more of them are a column that means something else
 # how files and folders of published sets are called: train-00000-of-00012, captions_val2017, test/
 NAMED = re.compile(r"(?:^|[^a-z])(train|training|val|valid|validation|dev|test)(?![a-z])")
 SPLIT_FOLDER = re.compile(r"(train|training|val|valid|validation|dev|test)[-_]?\d*")
+KNOWN = ("train", "val", "dev", "test")
 SYNONYMS = {"training": TRAIN, "valid": "val", "validation": "val"}
 
 
@@ -41,6 +42,11 @@ def split_folder(name: str) -> str | None:
     """The split that a folder is called after, and nothing else: `Train`, `val2017`."""
     found = SPLIT_FOLDER.fullmatch(name.lower())
     return SYNONYMS.get(found[1], found[1]) if found else None
+
+
+def split_named(name: str) -> str:
+    """A split as a table names it; `Train`, `validation` and the like as other sources have it."""
+    return SYNONYMS.get(name.lower(), name.lower() if name.lower() in KNOWN else name)
 
 
 def splits_in_names(paths: Sequence[pathlib.PurePath]) -> dict[pathlib.PurePath, str | None]:

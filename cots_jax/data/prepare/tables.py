@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cots_jax.data.prepare.captions import Captions, Repeats, add_caption
-from cots_jax.data.prepare.images import Images, folder_digest
+from cots_jax.data.prepare.images import Images, are_one_name, folder_digest
 from cots_jax.data.prepare.pictures import PictureError
 from cots_jax.data.prepare.samples import BadRow, Sample, Unit
 from cots_jax.data.prepare.sources import Row
@@ -38,6 +38,7 @@ class Item:
     source_row: str
     located: str
     captions: Captions = field(default_factory=Captions)
+    named: dict[str, list[str]] = field(default_factory=dict)  # its rows by the name they have
 
     def sample(self, images: Finder) -> Sample:
         """The picture with its captions, to be read when it is decoded."""
@@ -55,7 +56,11 @@ class Gathered:
 
 
 def gather(rows: Iterable[Row | BadRow], images: Finder, repeats: Repeats) -> Gathered:
-    """The table's pictures in the order of first mention, each with its good captions."""
+    """The table's pictures in the order of first mention, each with its good captions.
+
+    A picture that rows mean by names of which none ends the other, `cats/1.jpg` and `dogs/1.jpg`
+    where there is a `1.jpg`, is nobody's.
+    """
     items: dict[str, Item] = {}
     rejects: list[BadRow] = []
     for row in rows:
@@ -68,6 +73,7 @@ def gather(rows: Iterable[Row | BadRow], images: Finder, repeats: Repeats) -> Ga
             rejects.append(BadRow(str(fault), row.source_row, row.image))
             continue
         item = items.setdefault(located, Item(row.image, row.split, row.source_row, located))
+        item.named.setdefault(row.image, []).append(row.source_row)
         if item.split != row.split:
             rejects.append(BadRow(images.in_two_splits, row.source_row, row.image))
             continue
@@ -75,7 +81,16 @@ def gather(rows: Iterable[Row | BadRow], images: Finder, repeats: Repeats) -> Ga
             add_caption(item.captions, raw, row.source_row, row.image, repeats)
         rejects += item.captions.rejects
         item.captions.rejects.clear()
-    return Gathered([item for item in items.values() if item.captions.cleaned], rejects)
+    found = [item for item in items.values() if item.captions.cleaned]
+    clear = [item for item in found if are_one_name(item.named)]
+    rejects += [
+        BadRow(images.ambiguous, source_row, name)
+        for item in found
+        if not are_one_name(item.named)
+        for name, source_rows in item.named.items()
+        for source_row in source_rows
+    ]
+    return Gathered(clear, rejects)
 
 
 def assign_splits(items: list[Item], held_out: float) -> None:

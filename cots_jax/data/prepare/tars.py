@@ -41,6 +41,7 @@ class TarSample:
     """The members of one key: the picture's place, the texts as they are."""
 
     key: str
+    shorter: str = ""  # the key up to the first dot, where that one is longer
     picture: Span | None = None
     texts: dict[str, bytes] = field(default_factory=dict)  # by ending
     fault: str | None = None
@@ -62,8 +63,9 @@ class TarSample:
 def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
     """The samples in the order of the tar; a BadRow where it ends too early or is none.
 
-    Keys end at the first dot of a member's last name, as webdataset has it. `name`: of the tar, in
-    rejects.
+    Keys end at the first dot of a member's last name, as webdataset has it; where what follows is
+    no ending that is known, at its last one, unless it stands beside a sample that has the key.
+    `name`: of the tar, in rejects.
     """
     sample: TarSample | None = None
     broken: BadRow | None = None
@@ -71,13 +73,13 @@ def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
         file = TarFile(path)
         with open_tar(file) as tar:
             for member in tar_members(tar):
-                key, _, ending = _split(member.name)
-                if not member.isreg() or ending not in PICTURES + TEXTS:
+                key, ending, shorter = _split(member.name, sample)
+                if not member.isreg() or not ending:
                     continue
                 if sample is None or sample.key != key:
-                    if sample is not None:
+                    if sample is not None and not _is_part(sample, of=key):
                         yield sample
-                    sample = TarSample(key)
+                    sample = TarSample(key, shorter)
                 if member.offset_data + member.size > file.length:
                     raise tarfile.ReadError("unexpected end of data")
                 span = Span(file, member.offset_data, member.size)
@@ -104,10 +106,24 @@ def is_end_mark(block: bytes) -> bool:
     return len(block) == tarfile.BLOCKSIZE and not any(block)
 
 
-def _split(member: str) -> tuple[str, str, str]:
+def _split(member: str, beside: TarSample | None) -> tuple[str, str, str]:
+    """Key, ending and, where the key has dots, what it is up to the first; no ending for what is
+    not read."""
     folder, slash, last = member.rpartition("/")
-    stem, dot, ending = last.partition(".")
-    return folder + slash + stem, dot, ending.lower()
+    stem, _, ending = last.partition(".")
+    shorter = folder + slash + stem
+    if ending.lower() in PICTURES + TEXTS:
+        return shorter, ending.lower(), ""
+    if beside is not None and beside.key == shorter:
+        return shorter, "", ""  # `7.seg.png` of the sample `7`
+    stem, _, ending = last.rpartition(".")
+    known = ending.lower() if ending.lower() in PICTURES + TEXTS else ""
+    return folder + slash + stem, known, shorter
+
+
+def _is_part(sample: TarSample, of: str) -> bool:
+    """Whether a sample is none, but something beside the next one: `7.seg.png` before `7.jpg`."""
+    return sample.shorter == of and not (sample.picture and sample.texts)
 
 
 def _take(sample: TarSample, span: Span, ending: str) -> None:

@@ -32,6 +32,7 @@ class Videos:
     """
 
     in_two_splits = "video_in_two_splits"  # the reason
+    ambiguous = "video_name_ambiguous"
 
     def __init__(self, folder: pathlib.Path, frames: int):
         if not folder.is_dir():
