@@ -20,7 +20,7 @@ def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
     """The sources that `text` names; empty text is none.
 
     Raises UserError where one is named twice or its folder is missing; `prepare` is the command
-    that makes it.
+    that makes the config's own.
     """
     sources = read_sources(text, key)
     named = collections.Counter((source.folder, source.split) for source in sources)
@@ -30,7 +30,8 @@ def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
         raise UserError(f"{key} names {twice} twice: name it once, with a weight if it is meant")
     missing = [source.folder for source in sources if not pathlib.Path(source.folder).exists()]
     if missing:
-        remedy = f"make it with: {prepare}" if prepare else "python -m cots_jax.prepare makes one"
+        known = prepare and missing[0] in prepare
+        remedy = f"make it with: {prepare}" if known else "python -m cots_jax.prepare makes one"
         raise UserError(f"{key}: there is no folder {missing[0]}; {remedy}")
     return sources
 

@@ -169,6 +169,8 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
     """
     data = config.data
     train = parse_sources(data.train, TRAINING, data.prepare)
+    if not train:
+        raise UserError(f"{TRAINING} names nothing to train on: write FOLDER#SPLIT")
     held_out = parse_sources(data.eval, "config.data.eval", data.prepare)
     prints = [read_facts(source.folder)["fingerprint"] for source in train]
     size, length, grid = _image_size(config), data.text_length, _token_grid(config)

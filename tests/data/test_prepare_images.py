@@ -59,6 +59,17 @@ def test_names_are_found(images, name, data):
     assert images.read(images.locate(name)) == data
 
 
+def test_absolute_names_are_found_where_they_lie_in_the_folder(tmp_path):
+    root = _folder(tmp_path / "root")
+    (tmp_path / "link").symlink_to(root)
+    for given in (root, tmp_path / "link"):
+        with Images(given) as opened:
+            assert opened.locate(f"{given}/deep/b.jpg") == "deep/b.jpg"
+            assert opened.locate(f"{root}/a.jpg") == "a.jpg"
+            with pytest.raises(PictureError, match="picture_name_unsafe"):
+                opened.locate(f"{tmp_path}/a.jpg")
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

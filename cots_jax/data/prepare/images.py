@@ -107,6 +107,7 @@ class FolderImages:
 
     def __init__(self, root: pathlib.Path):
         self._root = root.resolve()
+        self._above = tuple({f"{root.absolute()}/", f"{self._root}/"})
         self.names = [
             f"{folder}/{file}"[len(str(self._root)) + 1 :].replace(os.sep, "/")
             for folder, _, files in os.walk(self._root)
@@ -115,7 +116,10 @@ class FolderImages:
         self._names = Names(self.names)
 
     def locate(self, name: str) -> str:
-        """The path below the folder that a table's name stands for; PictureError."""
+        """The path below the folder that a table's name stands for, an absolute one where it lies
+        in the folder; PictureError."""
+        for above in self._above:
+            name = name.removeprefix(above)
         return self._names.find(safe_name(name))
 
     def path(self, located: str) -> pathlib.Path:
