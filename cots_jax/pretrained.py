@@ -106,6 +106,10 @@ class Pretrained:
         batches = caption_batches(texts, self.tokenizer, length, batch)
         return embed_texts(self.towers, self.model, batches).features
 
+    def knows(self, text: str) -> bool:
+        """Whether any word of a text, or part of one, is in the vocabulary."""
+        return bool(self.tokenizer.unknown([text])[0] < self.tokenizer.count([text])[0] - 2)
+
     def identity(self) -> dict[str, Any]:
         """What tells this checkpoint from any other, in JSON."""
         return self.source.identity

@@ -66,6 +66,13 @@ def test_empty_lists(model: Pretrained) -> None:
         assert (found.shape, found.dtype) == ((0, width), np.float32)
 
 
+def test_which_texts_it_can_read(model: Pretrained) -> None:
+    assert model.knows("bars")
+    assert model.knows("bars over зебра")
+    assert not model.knows("зебра 🐶")
+    assert not model.knows(" ")
+
+
 def test_one_text_is_no_list(model: Pretrained) -> None:
     with pytest.raises(UserError, match=r"write \['a red car'\]"):
         model.encode_texts("a red car")

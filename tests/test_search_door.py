@@ -106,6 +106,7 @@ def test_what_cannot_be_answered(tiny: Tiny, out: pathlib.Path, tmp_path: pathli
     assert "--top=0: ask for 1" in query(tiny, out, "--text=a", "--top=0").line
     assert "there is no picture none.png" in query(tiny, out, "--image=none.png").line
     assert "take each other away" in query(tiny, out, "--text=a - a").line
+    assert "the model knows no word of 'зебра'" in query(tiny, out, "--text=зебра").line
     assert "no training folder none" in query(tiny, out, "--text=a", "--model=none").line
     said = run_search(tiny.root, "index", RUN, "--images=data/tiny", f"--out={tmp_path / 'i'}")
     assert "name one of its splits, --images=data/tiny#train, --images=data/tiny#val" in said.line

@@ -119,10 +119,7 @@ def query_vector(opened: Pretrained, question: Question) -> Float32[np.ndarray, 
     """
     terms = question.terms()
     for text in (*(term.text for term in terms), *question.minus):
-        if opened.tokenizer.unknown([text])[0] == opened.tokenizer.count([text])[0] - 2:
-            raise UserError(
-                f"the model knows no word of {text!r}: ask in words that it has learned"
-            )
+        check_known(text, opened.knows(text))
     encode = functools.partial(opened.encode_texts, batch=ALONE)
     parts = []
     if terms:
@@ -133,6 +130,12 @@ def query_vector(opened: Pretrained, question: Question) -> Float32[np.ndarray, 
     added = len(parts)
     parts.extend(encode(question.minus))
     return weighted_sum([1.0] * added + [-1.0] * (len(parts) - added), parts)
+
+
+def check_known(text: str, known: bool) -> None:
+    """UserError for a text of which the model knows no word."""
+    if not known:
+        raise UserError(f"the model knows no word of {text!r}: ask in words that it has learned")
 
 
 def weighted_sum(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
 from cots_jax.collection.expression import Term
-from cots_jax.collection.query import weighted_sum
+from cots_jax.collection.query import check_known, weighted_sum
 from cots_jax.errors import UserError
 from cots_jax.retrieval.candidates import TopCandidates
 from cots_jax.serve.gallery import NO_FILTER, Filter, Gallery
@@ -74,6 +74,7 @@ class Embedder:
     texts: Callable[[Sequence[str], int], Float32[np.ndarray, "n e"]]
     images: Callable[[Sequence[UInt8[np.ndarray, "s s 3"]], int], Float32[np.ndarray, "n e"]]
     size: int  # pixels a side
+    knows: Callable[[str], bool] = lambda text: True  # a word of it, else it finds by chance
 
 
 class Finder:
@@ -132,6 +133,8 @@ class Finder:
         try:
             parts, weights = [], []
             if one.terms:
+                for term in one.terms:
+                    check_known(term.text, self._embedder.knows(term.text))
                 said = [texts[term.text] for term in one.terms]
                 parts.append(weighted_sum([term.weight for term in one.terms], said))
                 weights.append(1.0)

@@ -66,7 +66,7 @@ def _embedder(opened: Pretrained) -> Embedder:
     ) -> Float32[np.ndarray, "n e"]:
         return opened.encode_decoded((image[None] for image in images), batch)
 
-    return Embedder(opened.encode_texts, pictures, opened.preprocessing.size)
+    return Embedder(opened.encode_texts, pictures, opened.preprocessing.size, opened.knows)
 
 
 def settings(app: Guard) -> uvicorn.Config:

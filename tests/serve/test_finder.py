@@ -50,6 +50,15 @@ def test_a_mixed_batch(finder: Finder) -> None:
     assert together[5] == Page((), 0, 0, False)
 
 
+def test_a_text_of_no_known_word_finds_nothing_by_chance(finder: Finder) -> None:
+    embedder = Embedder(embed_texts, embed_images, SIZE, knows=lambda text: "red" in text)
+    found = Finder(embedder, finder.gallery).find(
+        [Wanted((words("red"),)), Wanted((words("red"), words("зебра"))), Wanted(like=(0,))]
+    )
+    assert [isinstance(page, Page) for page in found] == [True, False, True]
+    assert "the model knows no word of 'зебра'" in str(found[1])
+
+
 def test_pages_go_on_where_many_are_folded(finder: Finder) -> None:
     """Of a hundred pictures all that are led are found, however deep they stand."""
     asked = Wanted((words("white"),), alike=0.9999)
