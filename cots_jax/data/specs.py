@@ -30,7 +30,7 @@ def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
         raise UserError(f"{key} names {twice} twice: name it once, with a weight if it is meant")
     missing = [source.folder for source in sources if not pathlib.Path(source.folder).exists()]
     if missing:
-        known = prepare and missing[0] in prepare
+        known = {missing[0], "FOLDER"} & {*prepare.replace("=", " ").split()}
         remedy = f"make it with: {prepare}" if known else "python -m cots_jax.prepare makes one"
         raise UserError(f"{key}: there is no folder {missing[0]}; {remedy}")
     return sources

@@ -43,8 +43,9 @@ class TextLengths:
         said = f"texts: {mean:.1f} of {self.length} tokens at the mean"
         if self.cut:
             share = 100 * self.cut / len(self.tokens)
+            shown = f"{share:.0f}" if share >= 1 else f"{share:.1f}"
             said += (
-                f", {share:.0f} % are longer and lose their end (the longest of {len(self.tokens)} "
+                f", {shown} % are longer and lose their end (the longest of {len(self.tokens)} "
                 f"has {self.tokens.max()} tokens; config.data.text_length)"
             )
         elif self.enough < self.length:

@@ -73,3 +73,17 @@ def test_a_source_named_twice_is_refused_whatever_its_weights(tmp_path):
 )
 def test_a_run_may_go_on_with_other_weights_and_more_sources(now, same):
     assert same_sources("a#train*2,b#train", now) is same
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("prepare emoji --out=data/emoji", "python -m cots_jax.prepare makes one"),
+        ("prepare emoji --out=nowhere/emo", "make it with: prepare emoji"),
+        ("prepare pairs --out=FOLDER --longest_side=512", "make it with: prepare pairs"),
+        ("", "python -m cots_jax.prepare makes one"),
+    ],
+)
+def test_a_missing_folder_names_the_command_that_makes_it_and_no_other(command, said):
+    with pytest.raises(UserError, match=f"there is no folder nowhere/emo; {said}"):
+        parse_sources("nowhere/emo#train", "config.data.train", command)
