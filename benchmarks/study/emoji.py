@@ -71,6 +71,7 @@ TUNED_BASELINES = {
     "clip": {"batch": "128", RATE: WARM.format("1.4e-3"), "optimizer.weight_decay": "0.2"},
     "siglip": {"batch": "64", RATE: WARM.format("1e-3")},
 }
+AS_CLIP = ("contrastive", "kl", "full")  # with the best of its settings
 
 
 def _ladder(name: str) -> tuple[Arm, ...]:
@@ -122,6 +123,16 @@ EMOJI_SUITE = Suite(
             for steps in (LONG, LONGEST)
             for name, keys in TUNED_BASELINES.items()
         ),
+        # Is it CLIP's loss that wins, or its batch, rate and decay?
+        *(
+            _arm(
+                f"{name}-as-clip-{LONGEST}-time",
+                METHODS[name],
+                as_long_as=f"full-{LONGEST}",
+                setting=TUNED_BASELINES["clip"],
+            )
+            for name in AS_CLIP
+        ),
     ),
     contrasts=(
         *(Contrast(name, "contrastive") for name in ("full", "kl", "mvlm")),
@@ -141,6 +152,11 @@ EMOJI_SUITE = Suite(
             for steps in (LONG, LONGEST)
             for name in TUNED_BASELINES
             for first, time in (("full", ""), ("kl", "-time"), ("contrastive", "-time"))
+        ),
+        *(
+            Contrast(f"{name}-as-clip-{LONGEST}-time", other)
+            for name in AS_CLIP
+            for other in (f"clip-tuned-{LONGEST}-time", f"full-{LONGEST}")
         ),
     ),
     ladders=tuple(Ladder(name, arms) for name, arms in LADDERS.items()),
