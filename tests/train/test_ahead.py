@@ -65,7 +65,7 @@ ALONE |= {f"method.filter.{key}": "off" for key in ("state", "list_dropped")}
 ALONE["method.queue_length"] = "0"
 CASES = {  # names of the config, whether it makes its codes itself, keys
     "all levels": ("", True, {}),
-    "codes ahead": ("", False, {}),
+    "codes ahead": ("", False, {"method.masked.tokenizer_input": "clean"}),
     "contrastive": ("contrastive", False, {}),
     "in-batch InfoNCE": ("contrastive", False, {**ALONE, "method.contrast": "batch"}),
     "sigmoid": ("contrastive", False, {**ALONE, "method.contrast": "sigmoid"}),
