@@ -30,6 +30,7 @@ OPTIONS = {
     "cpu": {"xla_backend_optimization_level": 0},
     "gpu": {"xla_gpu_enable_triton_gemm": False},
 }
+STATE = ("parameters", "momentum towers", "optimizer", "queue")  # of the step's arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,6 @@ class Compilation:
     traffic: int  # bytes a step that a chip moves from and to its memory
     collectives: list[Collective]
     seconds: float  # that the compiler took
-
-
-STATE = ("parameters", "momentum towers", "optimizer", "queue")  # of the step's arguments
 
 
 @dataclasses.dataclass(frozen=True)

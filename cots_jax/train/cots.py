@@ -39,7 +39,7 @@ from cots_jax.schedule import Clockwork, Schedule, parse_schedule
 from cots_jax.schema import Config
 from cots_jax.switches import Contrast, MaskedUnit, Towers
 from cots_jax.train.augmentation import augmentation_of
-from cots_jax.train.fitting import check_fits
+from cots_jax.train.compatibility import check_compatible
 from cots_jax.train.health import momentum_distance, queue_health
 from cots_jax.train.mesh import fetch, place, rows_of_process, state_shardings, whole
 from cots_jax.train.optimizer import make_optimizer
@@ -118,7 +118,7 @@ class CotsTask:
         heads = self.schedules.active & {"mvm", "mlm"}
         self.model = TwoStream(size, config.method.masked, codes, heads)
         active = self.schedules.active
-        check_fits(config, active, size, made_ahead, image_tokenizer, tokenizer)
+        check_compatible(config, active, size, made_ahead, image_tokenizer, tokenizer)
         vision = size.vision
         self.preprocessing = Preprocessing(vision.image_size, vision.mean, vision.std)
         self._step = CotsStep(

@@ -206,11 +206,12 @@ def test_what_is_no_text_in_a_list_costs_itself(tmp_path):
 
 
 def test_a_stray_quote_swallows_no_rows_up_to_the_next_one(tmp_path):
-    lines = ["image,caption", 'a.jpg,"the tall tower', "b.jpg,a dog", "c.jpg,a cat"]
+    lines = ["image,caption", 'a.jpg,"the tall tower', "b.jpg,a dog", "no row", "c.jpg,a cat"]
     lines += ['d.jpg,a tv of 40"', 'e.jpg,"two lines,', 'of one caption, the end"', "f.jpg,good"]
     assert _values(_read(tmp_path, "t.csv", "\n".join(lines))) == [
         "row_unreadable",
         ("b.jpg", ("a dog",)),
+        "row_unreadable",
         ("c.jpg", ("a cat",)),
         ("d.jpg", ('a tv of 40"',)),
         ("e.jpg", ("two lines,\nof one caption, the end",)),

@@ -269,7 +269,7 @@ def _cells(
             taken = 1
         inner = lines[start + 1 : start + taken]
         like = (delimiter, columns, image, cells or [])
-        if inner and all(_is_row(line, *like) for line in inner):
+        if any(_is_row(line, *like) for line in inner):
             cells, taken = None, 1
         if cells != []:
             yield start + 1, cells

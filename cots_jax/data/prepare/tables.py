@@ -81,15 +81,15 @@ def gather(rows: Iterable[Row | BadRow], images: Finder, repeats: Repeats) -> Ga
             add_caption(item.captions, raw, row.source_row, row.image, repeats)
         rejects += item.captions.rejects
         item.captions.rejects.clear()
-    found = [item for item in items.values() if item.captions.cleaned]
-    clear = [item for item in found if are_one_name(item.named)]
-    rejects += [
-        BadRow(images.ambiguous, source_row, name)
-        for item in found
-        if not are_one_name(item.named)
-        for name, source_rows in item.named.items()
-        for source_row in source_rows
-    ]
+    clear: list[Item] = []
+    for item in items.values():
+        if not item.captions.cleaned:
+            continue
+        if are_one_name(item.named):
+            clear.append(item)
+            continue
+        for name, source_rows in item.named.items():
+            rejects += [BadRow(images.ambiguous, source_row, name) for source_row in source_rows]
     return Gathered(clear, rejects)
 
 

@@ -13,7 +13,7 @@ from cots_jax.switches import Contrast, Negatives, TokenizerInput
 from cots_jax.train.augmentation import augmentation_of
 
 
-def check_fits(
+def check_compatible(
     config: Config,
     active: frozenset[str],
     size: TwoStreamConfig,
