@@ -48,7 +48,7 @@ TUNED = 1600  # steps of a run that settings are chosen by
 QUIET = {"diagnose_every": "200%", "checkpoint_every": "100%"}
 
 
-def _arm(
+def emoji_arm(
     name: str,
     method: str,
     steps: int = STEPS,
@@ -75,7 +75,7 @@ AS_CLIP = ("contrastive", "kl", "full")  # with the best of its settings
 
 
 def _ladder(name: str) -> tuple[Arm, ...]:
-    return tuple(_arm(_rung(name, steps), METHODS[name], steps) for steps in LONGER)
+    return tuple(emoji_arm(_rung(name, steps), METHODS[name], steps) for steps in LONGER)
 
 
 def _rung(name: str, steps: int) -> str:
@@ -84,7 +84,7 @@ def _rung(name: str, steps: int) -> str:
 
 def _as_long(name: str, steps: int) -> Arm:
     """Of a method as many steps as take the time of so many of all levels."""
-    return _arm(f"{name}-{steps}-time", name, as_long_as=f"full-{steps}")
+    return emoji_arm(f"{name}-{steps}-time", name, as_long_as=f"full-{steps}")
 
 
 # The arms of each method by their steps; of those without masked passes the time of all levels
@@ -107,9 +107,9 @@ EMOJI_SUITE = Suite(
     name="emoji",
     title="What the levels of interaction are worth on emoji",
     arms=(
-        *(_arm(name, method) for name, method in METHODS.items()),
-        _arm("contrastive-time", "contrastive", as_long_as="full"),
-        *(_arm(f"{name}-time", name, as_long_as="full") for name in BASELINES),
+        *(emoji_arm(name, method) for name, method in METHODS.items()),
+        emoji_arm("contrastive-time", "contrastive", as_long_as="full"),
+        *(emoji_arm(f"{name}-time", name, as_long_as="full") for name in BASELINES),
         *(
             arm
             for name in ("full", "contrastive")
@@ -119,13 +119,13 @@ EMOJI_SUITE = Suite(
         *(_as_long(name, LONG) for name in TRAINED_LONG),
         *(_as_long(name, LONGEST) for name in TRAINED_LONGEST),
         *(
-            _arm(f"{name}-tuned-{steps}-time", name, as_long_as=f"full-{steps}", setting=keys)
+            emoji_arm(f"{name}-tuned-{steps}-time", name, as_long_as=f"full-{steps}", setting=keys)
             for steps in (LONG, LONGEST)
             for name, keys in TUNED_BASELINES.items()
         ),
         # Is it CLIP's loss that wins, or its batch, rate and decay?
         *(
-            _arm(
+            emoji_arm(
                 f"{name}-as-clip-{LONGEST}-time",
                 METHODS[name],
                 as_long_as=f"full-{LONGEST}",
@@ -280,7 +280,9 @@ BEGINNINGS: dict[str, tuple[tuple[str, str, dict[str, str]], ...]] = {
 
 def _baseline(method: str, batch: str, what: str, setting: Mapping[str, str]) -> Arm:
     keys = {"batch": batch, "evaluate_every": "200%", **setting}
-    arm = _arm(f"{method}-{batch}-{what}", method, TUNED, as_long_as="contrastive", setting=keys)
+    arm = emoji_arm(
+        f"{method}-{batch}-{what}", method, TUNED, as_long_as="contrastive", setting=keys
+    )
     return dataclasses.replace(arm, group=method)
 
 
@@ -288,7 +290,7 @@ EMOJI_BASELINES = Suite(
     name="emoji_baselines",
     title="CLIP's and SigLIP's batch and rate at equal time, on sets that are not reported",
     arms=(
-        _arm("contrastive", "contrastive", TUNED, setting={"evaluate_every": "200%"}),
+        emoji_arm("contrastive", "contrastive", TUNED, setting={"evaluate_every": "200%"}),
         *(
             _baseline(method, batch, rate, {RATE: WARM.format(rate)})
             for method in BEGINNINGS
@@ -326,7 +328,7 @@ EMOJI_PACE = Suite(
     name="emoji_pace",
     title="Why the contrast with queues learns slowly in short runs, on sets that are not reported",
     arms=tuple(
-        _arm(name, method, TUNED, setting={"evaluate_every": "25%", **keys})
+        emoji_arm(name, method, TUNED, setting={"evaluate_every": "25%", **keys})
         for name, (method, keys) in PACE.items()
     ),
     contrasts=(),
@@ -371,7 +373,7 @@ EMOJI_REMEDIES = Suite(
     title="What might make the levels pay, on sets that are not reported",
     arms=(
         *map(EMOJI_SUITE.arm, _AGAINST),
-        *(_arm(name, method, LONG, setting=keys) for name, (method, keys) in REMEDIES.items()),
+        *(emoji_arm(name, method, LONG, setting=keys) for name, (method, keys) in REMEDIES.items()),
     ),
     contrasts=tuple(Contrast(name, other) for name in REMEDIES for other in _AGAINST),
     first=(*MAKE_EMOJI, *MAKE_DVAE),
@@ -392,7 +394,7 @@ EMOJI_DEMO = Suite(
     arms=(
         Arm("demo", DEMO, _DEMO_KEYS),
         *(Arm(f"demo-{n}", f"{DEMO}:{n}", _DEMO_KEYS, as_long_as="demo") for n in _FEWER),
-        *(_arm(f"small-{n}", METHODS[n], as_long_as="demo") for n in ("full", *_FEWER)),
+        *(emoji_arm(f"small-{n}", METHODS[n], as_long_as="demo") for n in ("full", *_FEWER)),
     ),
     contrasts=(
         *(Contrast("demo", f"demo-{name}") for name in _FEWER),

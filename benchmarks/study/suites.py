@@ -15,6 +15,7 @@ from benchmarks.study.emoji import (
     SMOKE,
 )
 from benchmarks.study.flickr8k import FLICKR8K, FLICKR8K_MINILM, FLICKR8K_TUNING
+from benchmarks.study.on_clip import EMOJI_ON_CLIP
 
 
 def _noisy(percent: int) -> str:
@@ -73,6 +74,7 @@ SUITES = {
         EMOJI_REMEDIES,
         EMOJI_PACE,
         EMOJI_DEMO,
+        EMOJI_ON_CLIP,
         FLICKR8K,
         FLICKR8K_MINILM,
         FLICKR8K_TUNING,
