@@ -13,16 +13,12 @@ from typing import Any
 import ml_collections
 
 from cots_jax.config import build_config, complete
-from cots_jax.errors import UserError, nearest
+from cots_jax.errors import WrongUseError, nearest
 from cots_jax.schema import Config
 from cots_jax.switches import Switch
 
 FLAGS = ("--config", "--workdir", "--profile", "--replay", "--deterministic")
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-
-
-class WrongUseError(UserError):
-    """Flags that cannot be understood: exit 2."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +95,7 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         new = text
     elif isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         new = float(new)
-    elif not isinstance(new, type(old)):
+    elif not isinstance(new, type(old)) or isinstance(new, bool) != isinstance(old, bool):
         raise WrongUseError(f"config key {key} = {text!r} should be of type {type(old).__name__}")
     config[last] = new
 

@@ -13,6 +13,12 @@ class UserError(ValueError):
     status = 1  # of the door that it ends
 
 
+class WrongUseError(UserError):
+    """A flag that is not known, or whose value cannot be one of its values."""
+
+    status = 2
+
+
 def nearest(name: str, known: Iterable[str], what: str) -> str:
     """The end of an "unknown NAME" message: the closest known names, or all where none is close."""
     names = sorted(known)

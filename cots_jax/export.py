@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
         done = export_folder(flags.model, flags.out, flags.formats, flags.towers)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.status
     print(done.summary(), file=sys.stderr)
     if flags.json:
         print((flags.out / FACTS).read_text(encoding="utf-8"), end="")

@@ -8,7 +8,7 @@
 import sys
 from collections.abc import Sequence
 
-from cots_jax.arguments import WrongUseError, parse_arguments
+from cots_jax.arguments import parse_arguments
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import AGAIN, UserError
 from cots_jax.meeting.ending import run_door
@@ -38,9 +38,6 @@ def main(argv: Sequence[str]) -> int:
             return 1 if replayed.differing else 0
         profiled = Steps.parse(arguments.profile) if arguments.profile else None
         outcome = train(config, workdir, profiled=profiled)
-    except WrongUseError as error:
-        print(error, file=sys.stderr)
-        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status

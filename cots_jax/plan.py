@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Sequence
 
-from cots_jax.arguments import WrongUseError
 from cots_jax.compilation_cache import use_compilation_cache
 from cots_jax.errors import UserError
 from cots_jax.planning import report
@@ -24,12 +23,9 @@ def main(argv: Sequence[str]) -> int:
         flags = parse_flags(argv)
         use_compilation_cache()
         print(_sweep(flags) if flags.batches else _plan(flags))
-    except WrongUseError as error:
-        print(error, file=sys.stderr)
-        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.status
     return 0
 
 

@@ -25,7 +25,7 @@ def main() -> int:
             print(make_image_tokens(out, tokenizer, model), file=sys.stderr)
     except UserError as error:
         print(f"prepare: {error}", file=sys.stderr)
-        return 1
+        return error.status
     if as_json:
         print(json.dumps(prepared.facts, indent=1))
     return 0

@@ -48,6 +48,16 @@ class Clockwork:
         }[unit]
         return math.floor(number * per_unit + 0.5)
 
+    def every(self, time: str, key: str) -> int:
+        """Steps from one of what comes every `time` to the next, at least 1. UserError for 0."""
+        steps = self.steps(time, key)
+        found = _TIME.fullmatch(time)
+        if found and not float(found.group(1)):
+            raise UserError(
+                f"{key} = {time!r} is no distance: write e.g. '1 step' or '200%' for never"
+            )
+        return max(1, steps)
+
 
 @dataclasses.dataclass(frozen=True)
 class Point:

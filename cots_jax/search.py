@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         print({"index": _index, "query": _query, "serve": _serve}[flags.command](flags), end="")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error.status
     return 0
 
 

@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
-from cots_jax.arguments import DETERMINISTIC, WrongUseError, load_config, parse_arguments
-from cots_jax.errors import UserError
+from cots_jax.arguments import DETERMINISTIC, load_config, parse_arguments
+from cots_jax.errors import UserError, WrongUseError
 from cots_jax.switches import Negatives, Switch
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"

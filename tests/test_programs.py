@@ -148,6 +148,8 @@ class TestWrongUse:
             ([TRAIN, "--config.method.temprature=1"], "method.temperature"),
             ([TRAIN, "--config.btach=8"], "batch"),
             ([TRAIN, "--config.batch=many"], "should be of type int"),
+            ([TRAIN, "--config.batch=True"], "should be of type int"),
+            ([TRAIN, "--replay=abc"], "the number of a logged step"),
         ],
     )
     def test_one_line_names_the_remedy(

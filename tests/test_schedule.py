@@ -40,6 +40,15 @@ class TestTimes:
         with pytest.raises(UserError, match=r"config\.duration = .* is no time"):
             CLOCK.steps(time, "config.duration")
 
+    @pytest.mark.parametrize(("time", "steps"), [("5 steps", 5), ("0.01%", 1), ("2 epochs", 63)])
+    def test_what_comes_again_and_again(self, time, steps):
+        assert CLOCK.every(time, "config.log_every") == steps
+
+    @pytest.mark.parametrize("time", ["0 steps", "0%", "0.0 epochs", "-0 steps"])
+    def test_it_does_not_come_every_0_steps(self, time):
+        with pytest.raises(UserError, match=r"config\.log_every = .* is no distance"):
+            CLOCK.every(time, "config.log_every")
+
     def test_the_duration_itself_is_no_percentage(self):
         with pytest.raises(UserError, match="duration itself"):
             Clockwork(batch=32, pairs=1000).steps("50%")

@@ -182,6 +182,14 @@ def test_an_index_that_a_program_fills(tiny: Tiny, tmp_path: pathlib.Path) -> No
     assert first == {"path": names[1], "score": pytest.approx(1, abs=1e-4), "caption": "said"}
 
 
+def test_a_value_that_a_flag_cannot_have(tiny: Tiny, tmp_path: pathlib.Path) -> None:
+    asked = run_search(tiny.root, "query", f"--index={tmp_path}", "--text=a", "--top=0")
+    assert (asked.status, asked.err) == (2, "error: --top=0: ask for 1 picture or more\n")
+    served = run_search(tiny.root, "serve", f"--index={tmp_path}", "--alike=nan")
+    assert served.status == 2
+    assert "--alike=nan" in served.err
+
+
 def test_videos(tiny: Tiny, tmp_path: pathlib.Path) -> None:
     """A film of two still pictures is found by either, at its time."""
     pytest.importorskip("av", reason="needs the extra cots_jax[video]")

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 
 from cots_jax.collection.expression import Term, parse_expression
 from cots_jax.collection.sources import FOLDER, VIDEOS
-from cots_jax.errors import UserError
+from cots_jax.errors import UserError, WrongUseError
 from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.approximate import searching
 from cots_jax.retrieval.engine import EngineKind
@@ -73,7 +73,7 @@ def ask(folder: Path, question: Question, looking: Looking, model: str = "") -> 
     """
     question.terms()  # what is wrong with it is said before the model is loaded
     if looking.top < 1:
-        raise UserError(f"--top={looking.top}: ask for 1 picture or more")
+        raise WrongUseError(f"--top={looking.top}: ask for 1 picture or more")
     index = Index.open(folder)
     keep = index.where(looking.where) if looking.where else None
     query = query_vector(open_model(folder, model), question)

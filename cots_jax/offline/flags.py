@@ -37,5 +37,7 @@ def parse_flags(argv: Sequence[str], description: str | None) -> argparse.Namesp
         parser.error("name either --workdir, or all three of --image_embeddings … --text_image")
     if any(given) and any(getattr(flags, name) for name in LABELLING):
         parser.error("--classes, --prompts and --probe need a --workdir, which embeds")
+    if any(given) and (flags.data or flags.frames):
+        parser.error("--data and --frames say what a --workdir embeds; these vectors are there")
     flags.given = [Path(file) for file in given if file]
     return flags

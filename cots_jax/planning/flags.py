@@ -5,8 +5,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from cots_jax.arguments import WrongUseError, parse_arguments
-from cots_jax.errors import nearest
+from cots_jax.arguments import parse_arguments
+from cots_jax.errors import WrongUseError, nearest
 from cots_jax.planning.cost import Budget
 from cots_jax.planning.targets import check_slice
 from cots_jax.schema import Config

@@ -8,7 +8,7 @@ import secrets
 import socket
 from pathlib import Path
 
-from cots_jax.errors import UserError
+from cots_jax.errors import UserError, WrongUseError
 
 LEAST_TOKEN = 16  # characters
 LOOPBACK_NAMES = ("localhost",)
@@ -36,7 +36,7 @@ class Address:
     def access(self) -> "Access":
         """Who may ask there. UserError for a token or rate that will not do."""
         if not 0 < self.rate <= 1e6:
-            raise UserError(f"--rate={self.rate:g}: take a number above 0 of searches a second")
+            raise WrongUseError(f"--rate={self.rate:g}: take a number above 0 of searches a second")
         own = () if self.is_loopback else (socket.gethostname(),)
         names = tuple(name.lower() for name in (*self.names, *own))
         return Access(self._token(), names, self.rate)

@@ -2,17 +2,20 @@
 """The service of an index, which is brought up to date first where its pictures are named."""
 
 import importlib
+import math
 import sys
 from pathlib import Path
 
 from cots_jax.collection.indexing import index_collection
-from cots_jax.errors import UserError
+from cots_jax.errors import UserError, WrongUseError
 from cots_jax.retrieval.index_files import Storage, read_facts
 from cots_jax.serve.access import Address
 
 
 def start(index: Path, images: str, model: str, address: Address, alike: float) -> None:
     """Serves until interrupted. images: "", or what `search index` takes. UserError."""
+    if math.isnan(alike):
+        raise WrongUseError(f"--alike={alike}: take a cosine, or a number above 1 to fold nothing")
     try:
         server = importlib.import_module("cots_jax.serve.server")
     except ImportError as error:

@@ -99,13 +99,13 @@ def _run(
     times = task.clock
     total = times.total_steps
     every = {
-        name: max(1, times.steps(getattr(config, f"{name}_every"), f"config.{name}_every"))
+        name: times.every(getattr(config, f"{name}_every"), f"config.{name}_every")
         for name in ("log", "evaluate", "checkpoint", "diagnose")
     }
     keep = checkpoint.Keep(config.keep)
     if config.keep_every:
-        often = times.steps(config.keep_every, "config.keep_every")
-        keep = dataclasses.replace(keep, every=max(1, often))
+        often = times.every(config.keep_every, "config.keep_every")
+        keep = dataclasses.replace(keep, every=often)
 
     # ------------------------------------------------------------ state: fresh or resumed
     found = checkpoint.latest(workdir / CHECKPOINTS)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from cots_jax import checkpoint
-from cots_jax.errors import UserError
+from cots_jax.errors import UserError, WrongUseError
 from cots_jax.pretrained import CHECKPOINTS
 from cots_jax.processes import entered_together
 from cots_jax.schema import Config
@@ -48,9 +48,9 @@ class Replayed:
 
 
 def step_of(text: str) -> int:
-    """The step that `--replay` names. Raises UserError."""
+    """The step that `--replay` names. Raises WrongUseError."""
     if not text.isdigit() or not int(text):
-        raise UserError(f"--replay={text}: write the number of a logged step")
+        raise WrongUseError(f"--replay={text}: write the number of a logged step")
     return int(text)
 
 

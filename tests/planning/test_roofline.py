@@ -5,9 +5,8 @@ import dataclasses
 
 import pytest
 
-from cots_jax.arguments import WrongUseError
 from cots_jax.chips import CHIPS
-from cots_jax.errors import UserError
+from cots_jax.errors import UserError, WrongUseError
 from cots_jax.planning.collectives import Collective
 from cots_jax.planning.flags import parse_flags
 from cots_jax.planning.memory import wanted_by

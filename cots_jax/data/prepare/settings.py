@@ -7,7 +7,7 @@ from typing import Any
 
 from cots_jax.data.prepare.tasks import Task
 from cots_jax.data.prepare.twins import Duplicates
-from cots_jax.errors import UserError
+from cots_jax.errors import UserError, WrongUseError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +22,11 @@ class Settings:
     task: Task | None = None  # a share of the source; None: all of it
 
     def check(self) -> None:
-        """UserError where a flag is out of its range."""
+        """WrongUseError where a flag is out of its range."""
         if not 0 <= self.held_out < 1:
-            raise UserError(f"--held_out={self.held_out}: take a part from 0 to below 1")
+            raise WrongUseError(f"--held_out={self.held_out}: take a part from 0 to below 1")
         if not 8 <= self.longest_side <= 16384:
-            raise UserError(f"--longest_side={self.longest_side}: take 8 to 16384 pixels")
+            raise WrongUseError(f"--longest_side={self.longest_side}: take 8 to 16384 pixels")
 
     def arguments(self) -> dict[str, Any]:
         """What of this decides over the records, for `dataset.json`."""
