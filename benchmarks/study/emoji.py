@@ -72,6 +72,17 @@ TUNED_BASELINES = {
     "siglip": {"batch": "64", RATE: WARM.format("1e-3")},
 }
 AS_CLIP = ("contrastive", "kl", "full")  # with the best of its settings
+# CLIP's loss in the place of the contrast with queues, with the best of its settings, and what
+# there is of the levels without momentum towers: the KL's teacher is the other row, held fixed.
+CLIPS_LOSS = {
+    "method.contrast": "batch",
+    "method.queue_length": "0",
+    "method.filter.state": "off",
+    "method.temperature_rule": "learned",
+    "method.temperature": "0.07",
+    "method.alignment.teacher": "stopped",
+    **TUNED_BASELINES["clip"],
+}
 
 
 def _ladder(name: str) -> tuple[Arm, ...]:
@@ -387,6 +398,12 @@ EMOJI_REMEDIES = Suite(
 # and batches of half the size, each for as long, on the sets that settings may be chosen by.
 _DEMO_KEYS = {"duration": "6000 steps", "evaluate_every": "25%", **QUIET}
 _FEWER = ("kl", "contrastive")
+KL_ON_CLIP = {
+    "kl": {},
+    "kl-whole": {_TASK: "0 @ 10%, 1 @ 40%"},
+    "kl-soft": {f"{_KL}.temperature": "0.05"},
+    "kl-softer": {f"{_KL}.temperature": "0.1"},
+}
 
 EMOJI_DEMO = Suite(
     name="emoji_demo",
@@ -395,12 +412,21 @@ EMOJI_DEMO = Suite(
         Arm("demo", DEMO, _DEMO_KEYS),
         *(Arm(f"demo-{n}", f"{DEMO}:{n}", _DEMO_KEYS, as_long_as="demo") for n in _FEWER),
         *(emoji_arm(f"small-{n}", METHODS[n], as_long_as="demo") for n in ("full", *_FEWER)),
+        Arm("demo-clip", f"{DEMO}:clip", _DEMO_KEYS | TUNED_BASELINES["clip"], as_long_as="demo"),
+        *(
+            Arm(f"demo-clip-{n}", f"{DEMO}:kl", _DEMO_KEYS | CLIPS_LOSS | keys, as_long_as="demo")
+            for n, keys in KL_ON_CLIP.items()
+        ),
     ),
     contrasts=(
         *(Contrast("demo", f"demo-{name}") for name in _FEWER),
         Contrast("demo-kl", "demo-contrastive"),
         Contrast("small-full", "demo"),
         Contrast("small-kl", "demo-kl"),
+        *(
+            Contrast("demo-clip-kl", other)
+            for other in ("demo-kl", "demo-contrastive", "demo-clip")
+        ),
         *(Contrast("small-full", f"small-{name}") for name in _FEWER),
         Contrast("small-kl", "small-contrastive"),
     ),

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Do the levels add to CLIP's loss what they add to the contrast with queues?
 
-Its best setting, and what there is of the levels without momentum towers: the KL's teacher is the
-other row, held fixed.
+Judged by the sets that are not reported, at the length of the longest runs.
 """
 
 from benchmarks.study.arms import Contrast, Suite
 from benchmarks.study.emoji import (
+    CLIPS_LOSS,
     EMOJI_SUITE,
     LONGEST,
     LOOKED_AT,
@@ -15,19 +15,9 @@ from benchmarks.study.emoji import (
     MEANS,
     METHODS,
     SMOKE,
-    TUNED_BASELINES,
     emoji_arm,
 )
 
-CLIPS_LOSS = {
-    "method.contrast": "batch",
-    "method.queue_length": "0",
-    "method.filter.state": "off",
-    "method.temperature_rule": "learned",
-    "method.temperature": "0.07",
-    "method.alignment.teacher": "stopped",
-    **TUNED_BASELINES["clip"],
-}
 LEVELS = ("kl", "mvlm", "full")
 FULL, CLIP_ALONE = f"full-{LONGEST}", f"clip-tuned-{LONGEST}-time"
 
