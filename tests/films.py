@@ -56,6 +56,27 @@ def write_film(
     return path
 
 
+def write_trimmed(film: pathlib.Path, path: pathlib.Path, first: int) -> pathlib.Path:
+    """A film without its frames before `first`, the packets copied as they are: those from the key
+    frame on stay in the file, and its edit list leaves them out."""
+    import av
+
+    with av.open(str(film)) as whole, av.open(str(path), "w") as container:
+        source = whole.streams.video[0]
+        stream = container.add_stream_from_template(source)
+        begin = round(first / 25 / source.time_base)
+        whole.seek(begin, stream=source)
+        for packet in whole.demux(source):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts - begin,
+                    packet.dts - begin,
+                    stream,
+                )
+                container.mux(packet)
+    return path
+
+
 def write_sound(path: pathlib.Path) -> pathlib.Path:
     """A second of silence."""
     import av

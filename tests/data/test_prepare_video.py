@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from films import levels, number_of, write_film, write_sound
+from films import levels, number_of, write_film, write_sound, write_trimmed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -86,6 +86,21 @@ class TestFrames:
     def test_a_wrong_count_is_found_out(self, films):
         with mock.patch.object(video, "_expected", return_value=39):
             assert frames_of(films["film.mkv"]) == [4, 12, 20, 28, 36]
+
+    def test_a_trimmed_clip_is_what_it_shows(self, tmp_path):
+        film = write_film(tmp_path / "film.mp4", levels(40), "libx264")
+        path = write_trimmed(film, tmp_path / "trimmed.mp4", 20)
+        with decoder().open(str(path)) as container:
+            assert container.streams.video[0].frames == 40  # from the key frame on
+        assert frames_of(path) == [22, 26, 30, 34, 38]
+
+    def test_frames_that_the_camera_dropped_are_no_loss(self, tmp_path):
+        times = [*range(10), *range(20, 50)]
+        path = write_film(tmp_path / "dropped.avi", levels(40), times=times)
+        with decoder().open(str(path)) as container:
+            assert container.streams.video[0].frames == 50
+        assert frames_of(path) == [4, 12, 20, 28, 36]
+        assert fault_of(cut(path, tmp_path / "cut.avi", 0.6)) == "video_damaged"
 
     def test_every_time_the_same_bytes(self, films):
         once, again = (video_frames(VideoFile(films["film.mp4"], 8), 32) for _ in range(2))
@@ -199,6 +214,13 @@ class TestDamage:
     def test_nothing_in_it(self, tmp_path):
         (tmp_path / "empty.mp4").touch()
         assert fault_of(tmp_path / "empty.mp4") == "video_empty"
+
+    @pytest.mark.parametrize("byte", [b"\x00", b"\xff"])
+    def test_a_hole_in_the_middle_is_no_dropped_frame(self, films, tmp_path, byte):
+        data = films["film.avi"].read_bytes()
+        first, end = (len(data) * part // 10 for part in (3, 6))
+        (tmp_path / "hole.avi").write_bytes(data[:first] + byte * (end - first) + data[end:])
+        assert fault_of(tmp_path / "hole.avi") == "video_damaged"
 
     def test_sound_alone(self, tmp_path):
         assert fault_of(write_sound(tmp_path / "a.mkv")) == "video_without_pictures"

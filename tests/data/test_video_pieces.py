@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 
 import pytest
-from films import levels, number_of, write_film, write_sound
+from films import levels, number_of, write_film, write_sound, write_trimmed
 
 from cots_jax.data.prepare import video_pieces as module
 from cots_jax.data.prepare.pictures import PictureError
@@ -57,6 +57,12 @@ def test_what_stands_on_the_screen(tmp_path: pathlib.Path) -> None:
     """A frame that is shown for two seconds is what these two seconds look like."""
     film = write_film(tmp_path / "slides.mp4", levels(5), times=[0, 1, 2, 50, 51])
     assert [one.frames for one in pieces(film, 0.5)] == [[2], [2], [2], [2], [4]]
+
+
+def test_a_trimmed_video_is_as_long_as_what_it_shows(tmp_path: pathlib.Path) -> None:
+    film = write_film(tmp_path / "film.mp4", levels(40), "libx264")
+    trimmed = write_trimmed(film, tmp_path / "trimmed.mp4", 20)
+    assert pieces(trimmed, 0.4) == [Seen(0.0, 0.4, [25]), Seen(0.4, 0.8, [35])]
 
 
 def test_one_frame(tmp_path: pathlib.Path) -> None:

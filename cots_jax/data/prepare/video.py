@@ -105,7 +105,7 @@ def _video_frames(av: Any, video: VideoFile, longest_side: int) -> tuple[bytes, 
     walked = _walk(av, video, expected, longest_side)
     if not walked.frames:
         raise PictureError("video_no_frames")
-    promised = max(expected, walked.packets)
+    promised = max(expected, walked.packets) - walked.unseen
     if promised - walked.frames > MOST_LOST * promised or walked.ends_early:
         raise PictureError("video_damaged")
     if walked.frames != expected:  # the segments were those of another length
@@ -118,6 +118,7 @@ class _Walked:
     """What was found on the way through a video."""
 
     packets: int = 0
+    unseen: int = 0  # that the container counts and means not to be shown
     frames: int = 0  # that decode whole
     ends_early: bool = False  # long before the time that the container speaks of
     jpegs: list[bytes] = field(default_factory=list)
@@ -135,11 +136,13 @@ def _expected(av: Any, path: pathlib.Path) -> int:
 def _walk(av: Any, video: VideoFile, count: int, longest_side: int) -> _Walked:
     """Decodes all of a video; keeps the middle frames of its segments if it has `count` frames."""
     wanted = set(middle_frames(count, min(count, video.frames)).tolist()) if count else set()
-    found, end = _Walked(), 0.0
+    found, end, numbered = _Walked(), 0.0, 0
     with av.open(str(video.path), options=OPTIONS) as container:
         stream = picture_stream(container)
         for packet in packets_of(container, stream):
             found.packets += packet.size > 0
+            found.unseen += packet.is_discard  # before the place where the clip was trimmed
+            numbered = numbered if packet.dts is None else packet.dts + 1
             for frame in whole_frames(av, packet):
                 if frame.width * frame.height > MAX_PIXELS:
                     raise PictureError("video_too_large")
@@ -149,6 +152,9 @@ def _walk(av: Any, video: VideoFile, count: int, longest_side: int) -> _Walked:
                 found.frames += 1
                 if found.frames > MAX_FRAMES:
                     raise PictureError("video_too_long")
+        if container.format.name == "avi":
+            # its header and its time stamps count the frames that the camera dropped as well
+            found.unseen += max(0, numbered - found.packets)
         # one frame is shown for the time since the one before
         shown = end - seconds_of(stream.start_time, stream.time_base)
         shown *= found.frames / max(1, found.frames - 1)

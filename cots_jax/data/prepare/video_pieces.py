@@ -126,7 +126,9 @@ def _clock(av: Any, path: pathlib.Path) -> _Clock:
     with av.open(str(path), options=OPTIONS) as container:
         stream = picture_stream(container)
         rate = float(stream.average_rate or RATE)
-        found = [packet.pts for packet in packets_of(container, stream) if packet.size]
+        packets = packets_of(container, stream)
+        # what lies before the place where a clip was trimmed is decoded and not shown
+        found = [packet.pts for packet in packets if packet.size and not packet.is_discard]
         stamps = [float(stamp * stream.time_base) for stamp in found if stamp is not None]
     if not stamps:
         return _Clock(0.0, len(found) / rate, len(found), rate)
