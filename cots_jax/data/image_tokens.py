@@ -138,8 +138,11 @@ def _write_split(
     start = done.get(split.split, 0)
     try:
         kind = np.min_scalar_type(facts.codes - 1)
-        mode = "r+" if start else "w+"
-        ids = np.lib.format.open_memmap(file, mode, kind, shape)
+        ids = _begun(file, kind, shape) if start else None
+        if ids is None:
+            start = done[split.split] = 0
+            _note(folder, facts, done)  # before what an older note speaks of is written over
+            ids = np.lib.format.open_memmap(file, "w+", kind, shape)
         firsts = range(start, len(split), BATCH)
         for number, first in enumerate(track(firsts, f"image tokens of {split.split}"), 1):
             rows = range(first, min(first + BATCH, len(split)))
@@ -150,9 +153,22 @@ def _write_split(
             if number % SAVE_EVERY == 0 or rows.stop == len(split):
                 ids.flush()
                 done[split.split] = rows.stop
-                write_whole(folder / PART_FILE, json.dumps({"facts": _plain(facts), "done": done}))
+                _note(folder, facts, done)
     except OSError as error:
         raise UserError(f"{file} cannot be written ({error}): make room, run it again") from error
+
+
+def _begun(file: pathlib.Path, kind: np.dtype, shape: tuple[int, int]) -> np.memmap | None:
+    """The ids of a stopped run, to be gone on with; None where the file is not the one it left."""
+    try:
+        ids = np.lib.format.open_memmap(file, "r+")
+    except (OSError, ValueError, OverflowError):
+        return None
+    return ids if (ids.dtype, ids.shape) == (kind, shape) else None
+
+
+def _note(folder: pathlib.Path, facts: TokenFacts, done: dict[str, int]) -> None:
+    write_whole(folder / PART_FILE, json.dumps({"facts": _plain(facts), "done": done}))
 
 
 def _done_before(folder: pathlib.Path, facts: TokenFacts) -> dict[str, int]:

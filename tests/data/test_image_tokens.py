@@ -123,6 +123,51 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
         np.testing.assert_array_equal(open_tokens(folder, split)[:, 0], np.arange(TRAIN))
 
 
+class StoppedError(Exception):
+    """What a test ends a run with."""
+
+
+def stopping_after(batches):
+    """An encoder that is stopped when it has encoded so many batches."""
+    calls = []
+
+    def encode_some(images):
+        if len(calls) == batches:
+            raise StoppedError
+        calls.append(len(images))
+        return encode(images)
+
+    return encode_some
+
+
+def test_runs_of_two_tokenizers_that_are_stopped_in_turn_mix_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_tokens, "SAVE_EVERY", 1)
+    folder = make_folder(tmp_path / "d")
+    for facts, batches in ((facts_of(folder), 1), (facts_of(folder, digest="other"), 0)):
+        with pytest.raises(StoppedError):
+            write_tokens(folder, facts, stopping_after(batches))
+    write_tokens(folder, facts_of(folder), encode)
+    with open_split(folder, "train") as split:
+        np.testing.assert_array_equal(open_tokens(folder, split)[:, 0], np.arange(TRAIN))
+
+
+@pytest.mark.parametrize("left", [None, b"", np.zeros((TRAIN, 9), np.uint16), np.zeros(3)])
+def test_a_file_that_is_not_what_the_note_speaks_of_is_made_anew(tmp_path, monkeypatch, left):
+    monkeypatch.setattr(image_tokens, "SAVE_EVERY", 1)
+    folder = make_folder(tmp_path / "d")
+    with pytest.raises(StoppedError):
+        write_tokens(folder, facts_of(folder), stopping_after(1))
+    file = folder / "train" / IDS_FILE
+    file.unlink()
+    if isinstance(left, bytes):
+        file.write_bytes(left)
+    elif left is not None:
+        np.save(file, left)
+    write_tokens(folder, facts_of(folder), encode)
+    with open_split(folder, "train") as split:
+        np.testing.assert_array_equal(open_tokens(folder, split)[:, 0], np.arange(TRAIN))
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"facts": 1, "done": 2}'])
 def test_a_damaged_note_of_progress_starts_anew(tmp_path, text):
     folder = make_folder(tmp_path / "d")
