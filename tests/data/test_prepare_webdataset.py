@@ -95,6 +95,14 @@ def test_whatever_is_wrong_with_a_sample_is_listed(tmp_path):
     assert sum(facts["drops"].values()) == 13
 
 
+def test_of_two_pictures_under_a_key_none_is_chosen(tmp_path):
+    both = [("a.jpg", jpeg(0)), ("a.txt", b"which?"), ("a.png", jpeg(1))]
+    _tars(tmp_path, x=[*both, ("b.jpg", jpeg(2)), ("b.txt", b"this one")])
+    _prepare(tmp_path)
+    assert ids(tmp_path / "out") == {"train": ["x/b"]}
+    assert reasons(tmp_path / "out") == [("picture_name_ambiguous", "x/a")]
+
+
 def test_broken_tars_and_links_cost_themselves_only(tmp_path):
     good = [("a.jpg", jpeg(0)), ("a.txt", b"good")]
     _tars(tmp_path, a=good, b=good, c=[*good, ("b.jpg", jpeg(1)), ("b.txt", b"cut")])

@@ -133,6 +133,8 @@ def _take(sample: TarSample, span: Span, ending: str) -> None:
         sample.fault = str(fault)
         return
     if ending in PICTURES:
+        if sample.picture is not None:
+            sample.fault = "picture_name_ambiguous"
         sample.picture = span
     elif span.size > MOST_TEXT:
         sample.fault = "caption_too_long"
