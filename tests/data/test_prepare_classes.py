@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder a class: what the caption, the group and the split of each picture are."""
 
+import errno
 import os
 import pathlib
 
@@ -96,6 +97,30 @@ def test_whatever_is_no_picture_of_a_class_is_listed(tmp_path):
         ("picture_unreadable", "a/cut.jpg"),
     ]
     assert sum(facts["drops"].values()) == 8
+
+
+def test_classes_that_are_links_or_closed_are_listed(tmp_path, monkeypatch):
+    source = _write(tmp_path, "a/1.jpg", "closed/1.jpg")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.jpg").write_bytes(jpeg(7))
+    (source / "b").symlink_to(tmp_path / "elsewhere")
+    (source / "c").symlink_to(source / "a")
+    (source / ".d").symlink_to(source / "a")
+    scandir = os.scandir
+
+    def as_a_user(folder):
+        if pathlib.Path(folder).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", as_a_user)
+    _prepare(tmp_path)
+    assert ids(tmp_path / "out") == {"train": ["a/1.jpg"]}
+    assert reasons(tmp_path / "out") == [
+        ("file_unreadable", "closed"),
+        ("file_outside_folder", "b"),
+        ("file_not_regular", "c"),
+    ]
 
 
 def test_one_picture_in_two_classes_stays_in_the_first(tmp_path):

@@ -111,6 +111,22 @@ def test_links_out_of_the_folder_are_refused_and_those_within_are_followed(tmp_p
                 images.read(images.locate(name))
 
 
+def test_so_are_links_to_folders(tmp_path):
+    root = _folder(tmp_path / "root")
+    elsewhere = _folder(tmp_path / "elsewhere")
+    (root / "out").symlink_to(elsewhere)
+    (root / "in").symlink_to(root / "deep")
+    with Images(root) as images:
+        assert images.read(images.locate("in/c.jpg")) == b"C1"
+        assert images.read(images.locate("in/b.jpg")) == b"B"
+        with pytest.raises(PictureError, match="picture_outside_folder"):
+            images.locate("out/a.jpg")
+        with pytest.raises(PictureError, match="picture_missing"):
+            images.locate("out/d.jpg")
+        with pytest.raises(PictureError, match="picture_missing"):
+            images.locate("x" * 300)
+
+
 def test_a_tar_has_no_links_and_its_later_members_win(tmp_path):
     path = _tar(tmp_path / "t.tar")
     with tarfile.open(path, "a") as tar:

@@ -47,6 +47,9 @@ class Names:
         for name in self._all:
             self._by_base.setdefault(name.rpartition("/")[2], []).append(name)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._all
+
     def find(self, name: str) -> str:
         if name in self._all:
             return name
@@ -79,6 +82,14 @@ def _size(path: pathlib.Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+def _is_file(path: pathlib.Path) -> bool:
+    """Whether there is one, and neither its folder is closed nor its name too long to be asked."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def path_below(root: pathlib.Path, name: str) -> pathlib.Path:
@@ -120,7 +131,11 @@ class FolderImages:
         in the folder; PictureError."""
         for above in self._above:
             name = name.removeprefix(above)
-        return self._names.find(safe_name(name))
+        name = safe_name(name)
+        if name not in self._names and _is_file(self._root / name):
+            path_below(self._root, name)  # behind a link to a folder, which `walk` did not follow
+            return name
+        return self._names.find(name)
 
     def path(self, located: str) -> pathlib.Path:
         """Where a located file really lies; PictureError."""

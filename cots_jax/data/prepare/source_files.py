@@ -10,6 +10,7 @@ from typing import Any
 from cots_jax.data.prepare.captions import is_unicode
 from cots_jax.data.prepare.images import folder_digest
 from cots_jax.data.prepare.samples import BadRow, Sample, Unit
+from cots_jax.data.prepare.tars import file_unreadable
 from cots_jax.errors import UserError
 
 
@@ -28,7 +29,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files with the wanted endings, and a reject for each that leads out of the folder."""
+    """The files with the wanted endings, and a reject for each that is not read."""
 
     root: pathlib.Path
     files: list[SourceFile]
@@ -46,38 +47,54 @@ def list_files(source: pathlib.Path, endings: Sequence[str], out: pathlib.Path) 
     if not source.exists():
         raise UserError(f"--source={source} does not exist")
     root = source.resolve() if source.is_dir() else source.resolve().parent
-    names = _names(root, out.resolve()) if source.is_dir() else [source.resolve().name]
     found = Listing(root, [], [])
-    for name in names:
+    files, links = [source.resolve().name], []
+    if source.is_dir():
+        files, links = _names(root, out.resolve(), found.rejects)
+    wanted = [name for name in files if not endings or _ending(name) in endings]
+    for name in sorted(wanted + links):
         path = root / name
-        if endings and path.suffix.lower() not in endings:
-            continue
         if not is_unicode(name):  # it could not stand in a record
             found.rejects.append(BadRow("file_name_not_utf8", repr(name), repr(name)))
         elif not pathlib.Path(os.path.realpath(path)).is_relative_to(root):
             found.rejects.append(BadRow("file_outside_folder", name, name))
-        elif not path.is_file():  # a pipe would be waited for; a dead link is none
+        elif not path.is_file():  # as pipes, dead links and links to folders
             found.rejects.append(BadRow("file_not_regular", name, name))
         else:
             found.files.append(SourceFile(path, name))
     if not found.files:
-        wanted = f" {' or '.join(endings)}" if endings else ""
+        kinds = f" {' or '.join(endings)}" if endings else ""
         unfit = f" that can be used ({found.rejects[0].reason})" if found.rejects else ""
         raise UserError(
-            f"--source={source} has no file{wanted}{unfit}: give the folder that "
+            f"--source={source} has no file{kinds}{unfit}: give the folder that "
             "holds them, or one of them"
         )
     return found
 
 
-def _names(root: pathlib.Path, out: pathlib.Path) -> list[str]:
-    names = []
-    for folder, below, files in os.walk(root):
+def _ending(name: str) -> str:
+    return pathlib.PurePath(name).suffix.lower()
+
+
+def _names(
+    root: pathlib.Path, out: pathlib.Path, rejects: list[BadRow]
+) -> tuple[list[str], list[str]]:
+    """The files below a folder, and the links to folders, which are not followed; `rejects` gets
+    the folders that cannot be read."""
+
+    def unread(error: OSError) -> None:
+        name = pathlib.Path(error.filename).relative_to(root).as_posix()
+        rejects.append(file_unreadable(name, error))
+
+    found: list[str] = []
+    links: list[str] = []
+    for folder, below, files in os.walk(root, onerror=unread):
         here = pathlib.Path(folder)
-        below[:] = [name for name in below if name[0] != "." and here / name != out]
         inside = here.relative_to(root)
-        names += [(inside / name).as_posix() for name in files if name[0] != "."]
-    return sorted(names)
+        below[:] = [name for name in below if name[0] != "." and here / name != out]
+        links += [(inside / name).as_posix() for name in below if (here / name).is_symlink()]
+        found += [(inside / name).as_posix() for name in files if name[0] != "."]
+    return found, links
 
 
 def source_arguments(source: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
