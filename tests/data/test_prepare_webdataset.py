@@ -103,6 +103,15 @@ def test_of_two_pictures_under_a_key_none_is_chosen(tmp_path):
     assert reasons(tmp_path / "out") == [("picture_name_ambiguous", "x/a")]
 
 
+def test_names_that_are_not_utf8_cost_their_samples(tmp_path):
+    odd = os.fsdecode(b"caf\xe9")
+    members = [("a.jpg", jpeg(0)), ("a.txt", b"x"), (f"{odd}.jpg", jpeg(1)), (f"{odd}.txt", b"y")]
+    _tars(tmp_path, x=[*members, ("b.jpg", jpeg(2)), ("b.txt", b"z")])
+    _prepare(tmp_path)
+    assert ids(tmp_path / "out") == {"train": ["x/a", "x/b"]}
+    assert reasons(tmp_path / "out") == [("image_name_not_utf8", r"x/caf\udce9")]
+
+
 def test_broken_tars_and_links_cost_themselves_only(tmp_path):
     good = [("a.jpg", jpeg(0)), ("a.txt", b"good")]
     _tars(tmp_path, a=good, b=good, c=[*good, ("b.jpg", jpeg(1)), ("b.txt", b"cut")])

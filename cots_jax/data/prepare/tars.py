@@ -73,7 +73,8 @@ def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
         file = TarFile(path)
         with open_tar(file) as tar:
             for member in tar_members(tar):
-                key, ending, shorter = _split(member.name, sample)
+                written = member.name.encode(errors="backslashreplace").decode()
+                key, ending, shorter = _split(written, sample)
                 if not member.isreg() or not ending:
                     continue
                 if sample is None or sample.key != key:
@@ -84,6 +85,8 @@ def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
                     raise tarfile.ReadError("unexpected end of data")
                 span = Span(file, member.offset_data, member.size)
                 _take(sample, span, ending)
+                if written != member.name:  # it could not stand in a record
+                    sample.fault = "image_name_not_utf8"
             file.seek(tar.offset)
             if not is_end_mark(file.read(tarfile.BLOCKSIZE)):
                 # the tar reader takes bytes that are no header for the end
