@@ -67,5 +67,6 @@ def splits_in_names(paths: Sequence[pathlib.PurePath]) -> dict[pathlib.PurePath,
 
 def train_last(split: str | None) -> bool:
     """The key by which sources are sorted: of a picture that is in two splits the later is
-    dropped, and that must never be the one to be evaluated."""
+    dropped, and that must never be the one to be evaluated. Where `--held_out` decides, the order
+    is the source's, and it may be."""
     return split in (TRAIN, None)
