@@ -89,6 +89,26 @@ def test_saved_to_disk(tmp_path):
     assert {reason for reason, _ in reasons(tmp_path / "out")} == {"file_is_a_cache"}
 
 
+def test_a_hub_cache_is_read_where_it_has_one_revision(tmp_path):
+    cache = tmp_path / "in" / "datasets--a--b"
+    _write(cache / "blobs" / "abc", _table([_cell(0)], ["x"]))
+    for revision in ("1f", "2e"):
+        (cache / "snapshots" / revision).mkdir(parents=True)
+        (cache / "snapshots" / revision / "test-0.parquet").symlink_to("../../blobs/abc")
+    with pytest.raises(UserError, match=r"snapshots holds two revisions of the data, 1f and 2e: "):
+        _prepare(tmp_path)
+    (cache / "snapshots" / "1f").rename(tmp_path / "1f")
+    _prepare(tmp_path)
+    assert ids(tmp_path / "out") == {"test": ["datasets--a--b/snapshots/2e/test-0/1"]}
+
+
+def test_folders_that_are_only_called_snapshots_are_read(tmp_path):
+    for seed, year in enumerate(("2020", "2021")):
+        _write(tmp_path / "in/snapshots" / year / "0.parquet", _table([_cell(seed)], ["x"]))
+    _prepare(tmp_path)
+    assert ids(tmp_path / "out") == {"train": ["snapshots/2020/0/1", "snapshots/2021/0/1"]}
+
+
 def test_pictures_beside_the_table_and_rows_with_faults(tmp_path):
     (tmp_path / "secret.jpg").write_bytes(jpeg(9))
     cells = [

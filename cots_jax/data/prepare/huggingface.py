@@ -48,7 +48,7 @@ def prepare_huggingface(out: pathlib.Path, options: HuggingFaceOptions) -> Prepa
     (Arrow).
 
     A column `split` says the split, else the files' names (`train-00000-of-00002.parquet`), else
-    `--held_out` decides.
+    `--held_out` decides. UserError where a hub cache has more than one snapshot.
     """
     arguments = source_arguments(options.source, out) | {
         "image_column": options.image_column,
@@ -72,6 +72,7 @@ class _Table:
 @contextmanager
 def _units(out: pathlib.Path, options: HuggingFaceOptions) -> Iterator[Sequence[Unit]]:
     listing = list_files(options.source, ENDINGS, out)
+    _check_snapshots(listing)
     tables = _open_all(listing, options)
     splits = _splits(tables)
     # of a file that is given alone the folder around it is not ours to read
@@ -84,6 +85,23 @@ def _units(out: pathlib.Path, options: HuggingFaceOptions) -> Iterator[Sequence[
         for part in table.parts
     ]
     yield [listing.rejecting_unit, *units]
+
+
+def _check_snapshots(listing: Listing) -> None:
+    """UserError where a hub cache has several revisions, which mostly are the same pictures."""
+    first: dict[pathlib.PurePath, str] = {}
+    for file in listing.files:
+        parts = pathlib.PurePath(file.name).parts
+        for at, part in enumerate(parts[:-2]):
+            cache = pathlib.PurePath(*parts[:at])
+            if part != "snapshots" or not (listing.root / cache / "blobs").is_dir():
+                continue
+            revision = first.setdefault(cache, parts[at + 1])
+            if revision != parts[at + 1]:
+                raise UserError(
+                    f"{listing.root / cache / part} holds two revisions of the data, {revision} "
+                    f"and {parts[at + 1]}: move all but one out of that folder"
+                )
 
 
 def _open_all(listing: Listing, options: HuggingFaceOptions) -> list[_Table]:
