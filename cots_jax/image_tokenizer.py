@@ -57,12 +57,19 @@ def load_image_tokenizer(
     folder = Path(name)
     if (folder / "config.json").exists() and not _is_published(folder):
         return _of_run(folder, config)
-    hub = name.count("/") == 1 and not name.startswith((".", "/")) and not config
-    if folder.exists() or hub:
+    if folder.exists() or is_of_hub(name):
         found = read_dalle(fetched(name, "image_tokenizer"), grid, precision)
         return ImageTokenizer(found.config, found.params, (name,))
     command = _train(folder, config)
     raise UserError(f"there is no image tokenizer in {folder}; train one with: {command}")
+
+
+def is_of_hub(name: str) -> bool:
+    """Whether a name that is not here is OWNER/NAME on the hub, and not where a run would lie: in
+    `runs`, as trainings do by default, or in another folder that is there."""
+    owner, _, rest = name.partition("/")
+    path = owner.startswith(".") or owner == "runs" or Path(owner).is_dir()
+    return bool(owner and rest) and "/" not in rest and not path
 
 
 def make_image_tokens(folder: Path, name: str, model: str) -> str:

@@ -11,9 +11,15 @@ import oracles
 import pytest
 from safetensors.numpy import save_file
 
+from cots_jax import image_tokenizer
 from cots_jax.data.transforms import Augmentation, tokenizer_view
 from cots_jax.errors import UserError
-from cots_jax.image_tokenizer import load_frozen, load_image_tokenizer, save_frozen
+from cots_jax.image_tokenizer import (
+    is_of_hub,
+    load_frozen,
+    load_image_tokenizer,
+    save_frozen,
+)
 from cots_jax.models.dalle import DalleConfig, Encoder
 from cots_jax.models.image_tokens import picture_ids
 from cots_jax.switches import Precision
@@ -56,6 +62,35 @@ def test_a_missing_tokenizer_names_the_config_that_trains_it(tmp_path: pathlib.P
     command = f"--config=configs/dvae.py:flickr8k --workdir={folder}$"
     with pytest.raises(UserError, match=command):
         load_image_tokenizer(str(folder), "configs/dvae.py:flickr8k")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("facebook/flava-image-codebook", True),
+        ("runs/demo-dvae", False),
+        ("here/dvae", False),
+        ("./dvae", False),
+        (".cache/dvae", False),
+        ("/dvae", False),
+        ("dvae", False),
+        ("dvae/", False),
+        ("a/b/c", False),
+    ],
+)
+def test_names_of_the_hub(name, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert is_of_hub(name) is expected
+
+
+def test_the_hub_is_asked_beside_the_config_that_would_train_one(tmp_path, monkeypatch):
+    folder = write(tmp_path / "w")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(image_tokenizer, "fetched", lambda name, key: pathlib.Path(folder))
+    found = load_image_tokenizer("facebook/flava-image-codebook", "configs/dvae.py", grid=4)
+    assert found.config == SMALL
+    assert found.lineage == ("facebook/flava-image-codebook",)
 
 
 @pytest.mark.parametrize("names", [0, 1])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from cots_jax.arguments import load_config
 from cots_jax.config import build_config
 from cots_jax.errors import UserError
-from cots_jax.image_tokenizer import load_image_tokenizer
+from cots_jax.image_tokenizer import is_of_hub, load_image_tokenizer
 from cots_jax.models.dalle import DalleConfig
 from cots_jax.models.dvae import Dvae, DvaeConfig
 from cots_jax.models.image_tokens import TokenizerConfig
@@ -38,7 +38,8 @@ def tokenizer_shapes(config: Config) -> TokenizerShapes | None:
     if Path(name).exists():
         found = load_image_tokenizer(name, config.image_tokenizer_config, grid, precision)
         return TokenizerShapes(found.config, found.params)
-    if not config.image_tokenizer_config:  # a published one that is not here: DALL-E's
+    # a published one that is not here: DALL-E's
+    if is_of_hub(name) or not config.image_tokenizer_config:
         dalle = DalleConfig(image_size=8 * grid, precision=precision)
         return TokenizerShapes(dalle, dict(shapes_of(dalle)))
     trains = build_config(load_config(config.image_tokenizer_config).to_dict())

@@ -15,12 +15,15 @@ from doors import PROJECT
 from cots_jax.arguments import parse_arguments
 from cots_jax.chips import CHIPS
 from cots_jax.errors import UserError
+from cots_jax.models.dalle import DalleConfig
+from cots_jax.models.dvae import DvaeConfig
 from cots_jax.planning.cost import Budget, cost_of
 from cots_jax.planning.memory import argument_bytes
 from cots_jax.planning.planner import OPTIONS, Plan, check_config, plan_step, planned_for, work_of
 from cots_jax.planning.report import as_json, in_words, sweep_as_json, sweep_in_words
 from cots_jax.planning.sweep import best_of, sweep
 from cots_jax.planning.targets import target_of
+from cots_jax.planning.tokenizers import tokenizer_shapes
 from cots_jax.schema import Config
 from cots_jax.switches import Remat
 
@@ -167,6 +170,16 @@ def test_an_image_tokenizer_is_not_planned() -> None:
     config = config_of(variant="dvae,")
     with pytest.raises(UserError, match="plan is for the towers' step"):
         check_config(config)
+
+
+def test_a_published_tokenizer_is_planned_beside_the_config_of_another() -> None:
+    config = dataclasses.replace(
+        config_of(), image_tokenizer_config=f"{PROJECT}/configs/tiny.py:dvae"
+    )
+    for name, kind in (("facebook/flava-image-codebook", DalleConfig), ("runs/none", DvaeConfig)):
+        found = tokenizer_shapes(dataclasses.replace(config, image_tokenizer=name))
+        assert found is not None
+        assert isinstance(found.config, kind)
 
 
 @pytest.mark.slow
