@@ -112,6 +112,17 @@ def test_names_that_are_not_utf8_cost_their_samples(tmp_path):
     assert reasons(tmp_path / "out") == [("image_name_not_utf8", r"x/caf\udce9")]
 
 
+def test_what_macos_packs_beside_the_files_is_passed_over(tmp_path):
+    beside = b"\0\5\x16\7" + bytes(100)
+    members = [
+        ("./._a.jpg", beside), ("./a.jpg", jpeg(0)), ("./._a.txt", beside), ("./a.txt", b"x"),
+        ("b.jpg", jpeg(1)), ("__MACOSX/b.jpg", beside), ("b.txt", b"y"),
+    ]  # fmt: skip
+    _tars(tmp_path, x=members)
+    assert _prepare(tmp_path)["drops"] == {}
+    assert ids(tmp_path / "out") == {"train": ["x/./a", "x/b"]}
+
+
 def test_broken_tars_and_links_cost_themselves_only(tmp_path):
     good = [("a.jpg", jpeg(0)), ("a.txt", b"good")]
     _tars(tmp_path, a=good, b=good, c=[*good, ("b.jpg", jpeg(1)), ("b.txt", b"cut")])

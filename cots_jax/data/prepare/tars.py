@@ -75,7 +75,7 @@ def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
             for member in tar_members(tar):
                 written = member.name.encode(errors="backslashreplace").decode()
                 key, ending, shorter = _split(written, sample)
-                if not member.isreg() or not ending:
+                if not member.isreg() or not ending or _is_of_macos(member.name):
                     continue
                 if sample is None or sample.key != key:
                     if sample is not None and not _is_part(sample, of=key):
@@ -107,6 +107,12 @@ def file_unreadable(name: str, error: Exception) -> BadRow:
 def is_end_mark(block: bytes) -> bool:
     """Whether a block is the one of zeros after the last member (POSIX.1, ustar)."""
     return len(block) == tarfile.BLOCKSIZE and not any(block)
+
+
+def _is_of_macos(member: str) -> bool:
+    """Whether it is what macOS packs beside a file: `._7.jpg` or `__MACOSX/7.jpg`, no picture."""
+    *folders, last = member.split("/")
+    return last.startswith("._") or "__MACOSX" in folders
 
 
 def _split(member: str, beside: TarSample | None) -> tuple[str, str, str]:
