@@ -6,6 +6,7 @@ Training data may weigh: the pairs of `data/own#train*3` come three times as oft
 """
 
 import collections
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -23,7 +24,9 @@ def parse_sources(text: str, key: str, prepare: str = "") -> list[Source]:
     that makes the config's own.
     """
     sources = read_sources(text, key)
-    named = collections.Counter((source.folder, source.split) for source in sources)
+    named = collections.Counter(
+        (os.path.realpath(source.folder), source.split) for source in sources
+    )
     repeated = [name for name, times in named.items() if times > 1]
     if repeated:
         twice = "#".join(repeated[0])

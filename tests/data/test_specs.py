@@ -34,6 +34,16 @@ def test_a_split_named_twice_is_refused(tmp_path):
         parse_sources(f"{tmp_path}#val,{tmp_path}#test, {tmp_path}#val", "config.data.eval")
 
 
+@pytest.mark.parametrize("other", ["a/", "./a", "b/../a", "link"])
+def test_so_is_one_that_is_spelt_otherwise(other, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match=f"names {tmp_path}/a#train twice"):
+        parse_sources(f"a#train,{other}#train", "config.data.train")
+
+
 def test_sources_may_weigh(tmp_path):
     one, other = parse_sources(f"{tmp_path}#train*3, {tmp_path}#val", "config.data.train")
     assert (one.split, one.weight) == ("train", Weight(3.0))
