@@ -123,6 +123,19 @@ def test_what_macos_packs_beside_the_files_is_passed_over(tmp_path):
     assert ids(tmp_path / "out") == {"train": ["x/./a", "x/b"]}
 
 
+def test_a_second_tar_behind_the_first_is_listed(tmp_path):
+    _tars(tmp_path, x=[("a.jpg", jpeg(0)), ("a.txt", b"x")], y=[("b.jpg", jpeg(1))])
+    second = tmp_path / "in" / "y.tar"
+    with (tmp_path / "in" / "x.tar").open("ab") as file:
+        file.write(second.read_bytes())
+    second.unlink()
+    _prepare(tmp_path)
+    assert ids(tmp_path / "out") == {"train": ["x/a"]}
+    (line,) = rejects(tmp_path / "out")
+    assert (line["reason"], line["id"]) == ("file_unreadable", "x.tar")
+    assert line["error"].startswith("bytes after the end mark at byte ")
+
+
 def test_broken_tars_and_links_cost_themselves_only(tmp_path):
     good = [("a.jpg", jpeg(0)), ("a.txt", b"good")]
     _tars(tmp_path, a=good, b=good, c=[*good, ("b.jpg", jpeg(1)), ("b.txt", b"cut")])

@@ -11,7 +11,7 @@ from typing import Any
 from cots_jax.data.prepare.images import safe_name
 from cots_jax.data.prepare.pictures import MAX_BYTES, PictureError
 from cots_jax.data.prepare.samples import BadRow
-from cots_jax.data.prepare.tar_file import TarFile, open_tar, tar_members
+from cots_jax.data.prepare.tar_file import AHEAD, TarFile, open_tar, tar_members
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
 TEXTS = ("txt", "json")
@@ -91,6 +91,9 @@ def tar_samples(path: pathlib.Path, name: str) -> Iterator[TarSample | BadRow]:
             if not is_end_mark(file.read(tarfile.BLOCKSIZE)):
                 # the tar reader takes bytes that are no header for the end
                 raise tarfile.ReadError(f"no member and no end mark at byte {tar.offset:,}")
+            if not _ends_in_zeros(file):
+                # such as a second tar; unpacking does not look there either
+                raise tarfile.ReadError(f"bytes after the end mark at byte {tar.offset:,}")
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         broken = file_unreadable(name, error)
     if sample is not None:
@@ -107,6 +110,14 @@ def file_unreadable(name: str, error: Exception) -> BadRow:
 def is_end_mark(block: bytes) -> bool:
     """Whether a block is the one of zeros after the last member (POSIX.1, ustar)."""
     return len(block) == tarfile.BLOCKSIZE and not any(block)
+
+
+def _ends_in_zeros(file: TarFile) -> bool:
+    """Whether nothing but padding is left to be read."""
+    while block := file.read(AHEAD):
+        if block.strip(b"\0"):
+            return False
+    return True
 
 
 def _is_of_macos(member: str) -> bool:
