@@ -15,6 +15,7 @@ from cots_jax.weights.files import fetched, read_tensors
 from cots_jax.weights.mapping import Format, flat, import_tree, nested, recognised
 from cots_jax.weights.own import own_parts
 from cots_jax.weights.positions import Resize, resized_positions
+from cots_jax.weights.settings import check_settings
 
 RECOGNISED = 0.5  # least share of a format's names; BERT's and ViT's have a third in common
 WORDS = ("word_embeddings.weight", "token_embedding.weight")
@@ -50,13 +51,17 @@ def read_initial(init: InitConfig, size: TwoStreamConfig, like: Params) -> Param
         return own_parts(init.run, size, like)
     found: dict[str, np.ndarray] = {}
     if init.image:
-        tensors = read_tensors(fetched(init.image, "init_from.image"))
-        like_image, side = like["towers"]["image"], size.vision.side
+        file = fetched(init.image, "init_from.image")
+        tensors, like_image = read_tensors(file), like["towers"]["image"]
+        side = size.vision.side
         tree = image_tower(tensors, side, like_image, source=init.image, allow=init.allow)
+        check_settings(file, size.vision, init.image)
         found |= {f"towers/image/{path}": leaf for path, leaf in flat(tree).items()}
     if init.text:
-        tensors = read_tensors(fetched(init.text, "init_from.text"))
-        found |= flat(text_parts(tensors, like, source=init.text, allow=init.allow))
+        file = fetched(init.text, "init_from.text")
+        parts = text_parts(read_tensors(file), like, source=init.text, allow=init.allow)
+        check_settings(file, size.text, init.text)
+        found |= flat(parts)
     return nested({path: np.asarray(leaf, np.float32) for path, leaf in found.items()})
 
 

@@ -176,6 +176,14 @@ def test_another_vocabulary_is_refused(tmp_path):
         read(InitConfig(text=file), words=41)
 
 
+@pytest.mark.parametrize(("tower", "fmt"), [("image", vit.VIT), ("text", bert.TEXT_TOWER)])
+def test_towers_that_compute_something_else_are_refused(tmp_path, tower, fmt):
+    file = write(random(shapes_of(model())["towers"][tower]), fmt, tmp_path / "w.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "x", "num_attention_heads": 4}')
+    with pytest.raises(UserError, match="num_attention_heads is 4 there and 2 here"):
+        read(InitConfig(**{tower: file}))
+
+
 def test_a_file_of_something_else(tmp_path):
     text = random(shapes_of(model())["towers"]["text"])
     file = write(text, bert.TEXT_TOWER, tmp_path / "w.safetensors")
