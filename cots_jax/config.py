@@ -93,6 +93,7 @@ def _check(config: Config) -> None:
     _check_contrast(config)
     _check_origin(config)
     _check_frames(config)
+    _check_colours(config)
     if config.method.masked.forward is Forward.SHARED:
         _check_shared(config)
     check_rows(config)
@@ -161,6 +162,20 @@ def _check_frames(config: Config) -> None:
             f"{config.method.weight_mvm!r}: masked vision modelling predicts the codes of one "
             "picture; set config.method.weight_mvm=0, or config.data.frames=1, which takes the "
             "middle frame of each video"
+        )
+
+
+def _check_colours(config: Config) -> None:
+    mean, std = config.image_mean, config.image_std
+    if len(mean) != len(std) or len(mean) not in (0, 3):
+        raise UserError(
+            f"config.image_mean = {mean} and config.image_std = {std} should hold three numbers "
+            "each, of red, green and blue, or none"
+        )
+    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+        raise UserError(
+            f"config.image_mean = {mean} and config.image_std = {std} are of colours in 0..1: "
+            "every number must lie between 0 and 1, and no std be 0"
         )
 
 

@@ -16,7 +16,7 @@ from cots_jax.config import build_config
 from cots_jax.data.pictures import Given, decode_given
 from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.errors import UserError
-from cots_jax.models.two_stream import Params, TwoStream, model_size
+from cots_jax.models.two_stream import Params, TwoStream, size_of
 from cots_jax.objectives.temperature import temperature_of
 from cots_jax.retrieval.embed import EMBED_BATCH, Preprocessing, embed_images, embed_texts
 from cots_jax.retrieval.evaluation import Lineage
@@ -54,7 +54,7 @@ class Pretrained:
         config = build_config(facts["config"])
         tokenizer = Tokenizer.from_json(facts["tokenizer"])
         model = TwoStream(
-            model_size(config.model, config.hardware, tokenizer.vocab_size, config.frame_mean),
+            size_of(config, tokenizer.vocab_size),
             config.method.masked,
             facts["codes"],
             frozenset(facts["heads"]),

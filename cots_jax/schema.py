@@ -207,6 +207,8 @@ class Config:
     image_tokenizer_config: str = ""  # the `--config` that trains it, for the error without it
     evaluation_towers: Towers = Towers.ONLINE
     frame_mean: FrameMean = FrameMean.JOINT  # of data.frames above 1
+    image_mean: tuple[float, ...] = ()  # of red, green, blue in 0..1; empty: the model's own
+    image_std: tuple[float, ...] = ()
     init_from: InitConfig = InitConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     method: MethodConfig = MethodConfig()

@@ -12,8 +12,8 @@ from PIL import Image
 from cots_jax import checkpoint
 from cots_jax.config import build_config
 from cots_jax.data.tokenizer import Tokenizer, train_wordpiece
-from cots_jax.models.two_stream import TwoStream, model_size
-from cots_jax.schema import HardwareConfig, MaskedConfig
+from cots_jax.models.two_stream import TwoStream, size_of
+from cots_jax.schema import MaskedConfig
 from cots_jax.weights.architecture import architecture
 
 WORDS = train_wordpiece(["a red car over two dogs", "two cars under a dog, and Café"], 120)
@@ -53,7 +53,7 @@ def write_run(
             inner = inner.setdefault(name, {})
         inner[last] = value
     config = build_config(mapping)
-    size = model_size(model, HardwareConfig(), words.vocab_size, config.frame_mean)
+    size = size_of(config, words.vocab_size)
     towers = TwoStream(size, MaskedConfig())
     shapes = jax.eval_shape(towers.init_towers, jax.random.key(0))
     vision = towers.config.vision

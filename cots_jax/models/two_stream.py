@@ -14,8 +14,8 @@ from cots_jax.models.masked_head import MaskedHead, MaskedHeadConfig
 from cots_jax.models.text import Pooling, TextConfig, TextTower
 from cots_jax.models.transformer import Activation, Norm, Span, TransformerConfig
 from cots_jax.models.vision import Encoded, ImageTower, VisionConfig
-from cots_jax.schema import HardwareConfig, MaskedConfig
-from cots_jax.switches import Condition, FrameMean, Switch
+from cots_jax.schema import Config, HardwareConfig, MaskedConfig
+from cots_jax.switches import Condition, Switch
 
 Params = Any  # nested dict of arrays
 
@@ -89,7 +89,6 @@ def model_size(
     name: str,
     hardware: HardwareConfig,
     vocabulary: int | None = None,
-    frame_mean: FrameMean = FrameMean.JOINT,
 ) -> TwoStreamConfig:
     """The named size under the hardware's precision, scan and remat. Raises UserError."""
     if name not in SIZES:
@@ -106,15 +105,32 @@ def model_size(
         )
 
     return TwoStreamConfig(
-        dataclasses.replace(
-            size.vision, transformer=placed(size.vision.transformer), frame_mean=frame_mean
-        ),
+        dataclasses.replace(size.vision, transformer=placed(size.vision.transformer)),
         dataclasses.replace(
             size.text,
             transformer=placed(size.text.transformer),
             vocabulary=vocabulary or size.text.vocabulary,
         ),
     )
+
+
+def size_of(config: Config, vocabulary: int) -> TwoStreamConfig:
+    """The size that a config names, and what else it says of the towers. Raises UserError."""
+    size = model_size(config.model, config.hardware, vocabulary)
+    vision = dataclasses.replace(
+        size.vision,
+        frame_mean=config.frame_mean,
+        mean=_colours(config.image_mean) or size.vision.mean,
+        std=_colours(config.image_std) or size.vision.std,
+    )
+    return dataclasses.replace(size, vision=vision)
+
+
+def _colours(given: tuple[float, ...]) -> tuple[float, float, float] | None:
+    if not given:
+        return None
+    red, green, blue = given
+    return red, green, blue
 
 
 @dataclasses.dataclass(frozen=True)

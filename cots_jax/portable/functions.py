@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, UInt8
 
 from cots_jax.data.transforms import normalise
-from cots_jax.models.two_stream import TwoStream, model_size
+from cots_jax.models.two_stream import TwoStream, size_of
 from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.embed import Preprocessing
 from cots_jax.schema import HardwareConfig
@@ -43,7 +43,7 @@ class Functions:
         config = opened.config
         words = opened.tokenizer.vocab_size
         # The defaults of a hardware row are float32 at the highest precision, unrolled.
-        size = model_size(config.model, HardwareConfig(), words, config.frame_mean)
+        size = size_of(dataclasses.replace(config, hardware=HardwareConfig()), words)
         model = TwoStream(size, config.method.masked)
         return cls(model, opened.preprocessing, config.data.text_length)
 

@@ -25,7 +25,7 @@ from cots_jax.data.specs import distinct_names
 from cots_jax.data.tokenizer import Tokenizer, text_masking
 from cots_jax.errors import UserError
 from cots_jax.image_tokenizer import ImageTokenizer
-from cots_jax.models.two_stream import Params, TwoStream, model_size
+from cots_jax.models.two_stream import Params, TwoStream, size_of
 from cots_jax.objectives.momentum_filter import of_first_sources, with_more_sources
 from cots_jax.objectives.total import OBJECTIVES, Terms
 from cots_jax.retrieval.embed import Preprocessing
@@ -110,7 +110,7 @@ class CotsTask:
         self.table, self.tokenizer, self.evaluation = table, tokenizer, evaluation
         self.image_tokenizer, self.lineage = image_tokenizer, lineage
         self.schedules = read_schedules(config, clock)
-        size = model_size(config.model, config.hardware, tokenizer.vocab_size, config.frame_mean)
+        size = size_of(config, tokenizer.vocab_size)
         made_ahead = table.token_facts
         codes = made_ahead.codes if made_ahead else 0
         if image_tokenizer is not None:

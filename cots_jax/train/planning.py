@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from cots_jax.batch import Batch
 from cots_jax.data.masking import TextMasking
 from cots_jax.models.image_tokens import TokenizerConfig
-from cots_jax.models.two_stream import TwoStream, model_size
+from cots_jax.models.two_stream import TwoStream, size_of
 from cots_jax.objectives.total import OBJECTIVES, Terms
 from cots_jax.schedule import schedule_values
 from cots_jax.schema import Config
@@ -52,7 +52,7 @@ def planned_step(
     come with the batch. sources: of training data. codes: of such ids, where they are not DALL-E's.
     """
     words = _vocabulary(config)
-    size = model_size(config.model, config.hardware, words, config.frame_mean)
+    size = size_of(config, words)
     codes = image_tokenizer.codes if image_tokenizer else codes or DALLE_CODES
     method = config.method
     weights = {

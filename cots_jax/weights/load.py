@@ -15,7 +15,7 @@ from cots_jax.weights.files import fetched, read_tensors
 from cots_jax.weights.mapping import Format, flat, import_tree, nested, recognised
 from cots_jax.weights.own import own_parts
 from cots_jax.weights.positions import Resize, resized_positions
-from cots_jax.weights.settings import check_settings
+from cots_jax.weights.settings import check_colours, check_settings
 
 RECOGNISED = 0.5  # least share of a format's names; BERT's and ViT's have a third in common
 WORDS = ("word_embeddings.weight", "token_embedding.weight")
@@ -56,6 +56,7 @@ def read_initial(init: InitConfig, size: TwoStreamConfig, like: Params) -> Param
         side = size.vision.side
         tree = image_tower(tensors, side, like_image, source=init.image, allow=init.allow)
         check_settings(file, size.vision, init.image)
+        check_colours(file, size.vision, init.image)
         found |= {f"towers/image/{path}": leaf for path, leaf in flat(tree).items()}
     if init.text:
         file = fetched(init.text, "init_from.text")

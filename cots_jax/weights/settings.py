@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands beside published weights in `config.json`, and their arrays do not show.
+"""What the JSON files beside published weights say of a tower, and its arrays do not show.
 
 Hugging Face's files may leave out what is the default of their class.
 """
@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cots_jax.errors import UserError
 from cots_jax.models.text import TextConfig
 from cots_jax.models.transformer import Activation
 from cots_jax.models.vision import VisionConfig
 
 EPSILON = 5e-6  # of norms, whose epsilons may differ by less: 1e-6 and 1e-12 give the same
+COLOURS = 1e-3  # of means and standard deviations, which some files round
 ACTIVATIONS = {"gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 DEFAULTS = {
     "hidden_act": "gelu",
@@ -52,6 +55,26 @@ def check_settings(weights: Path, tower: VisionConfig | TextConfig, source: str)
         )
 
 
+def check_colours(weights: Path, vision: VisionConfig, source: str) -> None:
+    """Sees that a published tower was trained on colours normalised as ours are.
+
+    Read from Hugging Face's `preprocessor_config.json` or timm's `config.json` beside the weights;
+    where there is neither, nothing is known. Raises UserError with the keys to set.
+    """
+    theirs = _colours(beside(weights, "preprocessor_config.json"), "image_mean", "image_std")
+    if not theirs:
+        timm = beside(weights, "config.json")
+        theirs = _colours(timm.get("pretrained_cfg", timm), "mean", "std")
+    ours = [*vision.mean, *vision.std]
+    if theirs and not np.allclose(theirs, ours, rtol=0, atol=COLOURS):
+        mean, std = (",".join(map(str, each)) for each in (theirs[:3], theirs[3:]))
+        raise UserError(
+            f"{source} was trained on colours of another mean and spread than the model's "
+            f"{vision.mean} and {vision.std}: set config.image_mean={mean} and "
+            f"config.image_std={std}"
+        )
+
+
 def beside(weights: Path, name: str) -> Mapping[str, Any]:
     """A JSON object in the folder of the weights; empty where there is none."""
     file = (weights if weights.is_dir() else weights.parent) / name
@@ -77,6 +100,15 @@ def _settings(config: Mapping[str, Any], tower: VisionConfig | TextConfig) -> di
     if kind.startswith("clip"):
         defaults = CLIP_TEXT_DEFAULTS if name == "text_config" else CLIP_DEFAULTS
     return {key: part.get(key, value) for key, value in defaults.items()}
+
+
+def _colours(said: Any, *keys: str) -> list[float]:
+    """Means and standard deviations of red, green and blue; none where they do not stand there."""
+    if not isinstance(said, Mapping):
+        return []
+    lists = [said[key] for key in keys if isinstance(said.get(key), list)]
+    numbers = [each for one in lists for each in one if isinstance(each, int | float)]
+    return numbers if len(numbers) == 6 else []
 
 
 def _same(theirs: Any, ours: Any) -> bool:

@@ -13,8 +13,9 @@ import pytest
 import quick
 import toy_model
 
+from cots_jax.config import build_config
 from cots_jax.errors import UserError
-from cots_jax.models.two_stream import SIZES, TwoStream, model_size
+from cots_jax.models.two_stream import SIZES, TwoStream, model_size, size_of
 from cots_jax.schema import HardwareConfig, MaskedConfig
 from cots_jax.switches import Condition, Precision, Remat, Switch
 
@@ -108,6 +109,16 @@ def test_fresh_towers_are_made_block_by_block_and_do_not_depend_on_the_hardware(
         assert unrolled == {1}
         fresh[scan] = init(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, fresh[Switch.ON], fresh[Switch.OFF])
+
+
+def test_the_config_may_give_the_colours_their_own_mean_and_spread():
+    mapping = {"name": "x", "data": {"train": "d#train", "eval": ""}, "duration": "1 steps"}
+    mapping |= {"model": "clip-b16-224", "batch": 4}
+    usual = size_of(build_config(mapping), WORDS)
+    assert usual.vision == model_size("clip-b16-224", HardwareConfig(), WORDS).vision
+    mapping |= {"image_mean": [0, 0.25, 0.5], "image_std": [1, 1, 0.5]}
+    vision = size_of(build_config(mapping), WORDS).vision
+    assert (vision.mean, vision.std) == ((0.0, 0.25, 0.5), (1.0, 1.0, 0.5))
 
 
 def test_an_unknown_size_names_the_nearest():

@@ -177,6 +177,20 @@ def test_what_others_need_to_know_of_the_inputs(world: pathlib.Path) -> None:
     assert is_lower_case(clip_like()) is False
 
 
+def test_colours_of_another_mean_and_spread(tmp_path: pathlib.Path) -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    run = write_run(tmp_path / "run", image_mean=mean, image_std=std)
+    write_photo(tmp_path / "photo.png")
+    out = export_folder(run, tmp_path / "out", ARRAYS_ALONE).folder
+    there = json.loads((out / "preprocessing.json").read_text())["image"]["normalisation"]
+    assert (tuple(there["mean"]), tuple(there["std"])) == (mean, std)
+    for folder in (run, out):
+        opened = Pretrained.load(folder)
+        assert opened.model.config.vision.mean == opened.preprocessing.mean == mean
+    found = scores_of_example(out, "with_numpy.py", tmp_path / "photo.png")
+    np.testing.assert_allclose(found, scores(run, tmp_path / "photo.png"), atol=1e-5)
+
+
 def test_the_card_may_be_edited_and_nothing_else(
     world: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

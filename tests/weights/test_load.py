@@ -184,6 +184,14 @@ def test_towers_that_compute_something_else_are_refused(tmp_path, tower, fmt):
         read(InitConfig(**{tower: file}))
 
 
+def test_a_tower_that_knows_other_colours_is_refused(tmp_path):
+    write(random(shapes_of(model())["towers"]["image"]), vit.VIT, tmp_path / "model.safetensors")
+    said = '{"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}'
+    (tmp_path / "preprocessor_config.json").write_text(said)
+    with pytest.raises(UserError, match=r"set config\.image_mean=0\.485,0\.456,0\.406 and"):
+        read(InitConfig(image=str(tmp_path)))
+
+
 def test_a_file_of_something_else(tmp_path):
     text = random(shapes_of(model())["towers"]["text"])
     file = write(text, bert.TEXT_TOWER, tmp_path / "w.safetensors")

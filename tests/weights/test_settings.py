@@ -13,6 +13,7 @@ from cots_jax.weights.settings import (
     CLIP_DEFAULTS,
     CLIP_TEXT_DEFAULTS,
     DEFAULTS,
+    check_colours,
     check_settings,
 )
 
@@ -92,6 +93,34 @@ def test_clip_with_the_exact_gelu_is_refused(check, form):
 def test_what_differs_is_named(check, said, match):
     with pytest.raises(UserError, match=f"WEIGHTS was trained as another kind .*{match}"):
         check(BERT.text, {"model_type": "bert", **said})
+
+
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+HALF = [0.5] * 3, [0.5] * 3
+
+
+def named(file, mean, std):
+    hugging_face = file == "preprocessor_config.json"
+    said = {"image_mean": mean, "image_std": std} if hugging_face else {"mean": mean, "std": std}
+    return json.dumps({"pretrained_cfg": said} if file == "config.json" else said)
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "config.json"])
+def test_other_colours_are_refused_with_the_keys_that_mend_it(tmp_path, file):
+    (tmp_path / file).write_text(named(file, *IMAGENET))
+    remedy = r"image_mean=0\.485,0\.456,0\.406 and config\.image_std=0\.229,0\.224,0\.225"
+    with pytest.raises(UserError, match=remedy):
+        check_colours(tmp_path, BERT.vision, "WEIGHTS")
+    mean, std = map(tuple, IMAGENET)
+    check_colours(tmp_path, dataclasses.replace(BERT.vision, mean=mean, std=std), "WEIGHTS")
+    (tmp_path / file).write_text(named(file, *HALF))
+    check_colours(tmp_path / "model.safetensors", BERT.vision, "WEIGHTS")
+
+
+@pytest.mark.parametrize("said", [{}, {"mean": "red", "std": [1]}, {"pretrained_cfg": "vit"}])
+def test_colours_that_are_not_said_are_not_checked(tmp_path, said):
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    check_colours(tmp_path, BERT.vision, "WEIGHTS")
 
 
 def test_a_damaged_one_is_said(tmp_path):
