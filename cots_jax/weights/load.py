@@ -35,7 +35,7 @@ IMAGE_FORMATS = (
     ImageFormat(clip.IMAGE_TOWER, "vision_model.embeddings.position_embedding.weight"),
     ImageFormat(vit.BEIT),
     ImageFormat(vit.VIT, "embeddings.position_embeddings"),
-    ImageFormat(vit.TIMM, "pos_embed"),
+    ImageFormat(vit.TIMM, "pos_embed", Resize.ANTIALIASED),
     ImageFormat(vit.AUGREG, "posembed_input/pos_embedding", Resize.CORNERS),
     ImageFormat(vit.BIG_VISION, "pos_embedding", Resize.CORNERS),
 )

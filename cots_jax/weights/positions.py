@@ -8,13 +8,15 @@ import numpy as np
 
 from cots_jax.errors import UserError
 
-CUBIC = -0.75  # the free number of the cubic kernel, torch's choice
+# The free number of the cubic kernel in torch: without and with antialiasing.
+CUBIC, CUBIC_ANTIALIASED = -0.75, -0.5
 
 
 class Resize(enum.StrEnum):
-    """How a source resizes its own position embeddings; neither is antialiased."""
+    """How a source resizes its own position embeddings."""
 
-    BICUBIC = "bicubic"  # Hugging Face and timm: torch's interpolate, centres of pixels aligned
+    BICUBIC = "bicubic"  # Hugging Face: torch's interpolate, centres of pixels aligned
+    ANTIALIASED = "antialiased"  # timm: torch's interpolate with `antialias`, of Pillow's kernel
     CORNERS = "corners"  # the JAX ViTs: bilinear, centres of the corner pixels aligned
 
 
@@ -45,15 +47,24 @@ def _bicubic(old: int, new: int) -> np.ndarray:
     weights = np.zeros((new, old))
     for offset in range(-1, 3):
         at = first + offset
-        np.add.at(weights, (np.arange(new), np.clip(at, 0, old - 1)), _cubic(np.abs(centre - at)))
+        share = _cubic(np.abs(centre - at), CUBIC)
+        np.add.at(weights, (np.arange(new), np.clip(at, 0, old - 1)), share)
     return weights
 
 
-def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' kernel for distances 0..2."""
-    near = ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1
-    far = ((CUBIC * x - 5 * CUBIC) * x + 8 * CUBIC) * x - 4 * CUBIC
-    return np.where(x <= 1, near, far)
+def _antialiased(old: int, new: int) -> np.ndarray:
+    """[new, old]: the kernel as wide as a cell of the coarser grid, cut at the border."""
+    scale = max(old / new, 1.0)
+    centre = (np.arange(new)[:, None] + 0.5) * old / new
+    weights = _cubic(np.abs(np.arange(old) + 0.5 - centre) / scale, CUBIC_ANTIALIASED)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' kernel for distances x; 0 from 2 on."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
 def _corners(old: int, new: int) -> np.ndarray:
@@ -61,4 +72,8 @@ def _corners(old: int, new: int) -> np.ndarray:
     return np.maximum(0.0, 1 - np.abs(at[:, None] - np.arange(old)[None]))
 
 
-_WEIGHTS = {Resize.BICUBIC: _bicubic, Resize.CORNERS: _corners}
+_WEIGHTS = {
+    Resize.BICUBIC: _bicubic,
+    Resize.ANTIALIASED: _antialiased,
+    Resize.CORNERS: _corners,
+}

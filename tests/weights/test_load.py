@@ -24,6 +24,7 @@ from cots_jax.schema import HardwareConfig, InitConfig, MaskedConfig
 from cots_jax.weights import bert, vit
 from cots_jax.weights.load import merged, read_initial
 from cots_jax.weights.mapping import export_tree, flat
+from cots_jax.weights.positions import Resize, resized_positions
 
 # At a rate of 0 a step leaves the parameters as they were, and at a momentum of 1 their momentum
 # copy, to the bit: the mean of a number with itself may round to its neighbour.
@@ -167,6 +168,21 @@ def test_positions_of_another_grid_are_resized(tmp_path, fmt, name):
     assert found.shape == (5, 32)
     np.testing.assert_allclose(found[0], np.full(32, 2.0))
     np.testing.assert_allclose(found[1:], np.full((4, 32), 0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "name", "how"),
+    [
+        (vit.VIT, "embeddings.position_embeddings", Resize.BICUBIC),
+        (vit.TIMM, "pos_embed", Resize.ANTIALIASED),
+    ],
+)
+def test_positions_are_resized_as_the_source_does_it(tmp_path, fmt, name, how):
+    tensors = export_tree(random(shapes_of(model())["towers"]["image"]), fmt)
+    table = np.random.default_rng(1).normal(size=(1, 17, 32)).astype(np.float32)
+    save_file(tensors | {name: table}, tmp_path / "model.safetensors")
+    found = read(InitConfig(image=str(tmp_path)))["towers"]["image"]["position_embedding"]
+    np.testing.assert_array_equal(found, resized_positions(table[0], 2, how))
 
 
 def test_another_vocabulary_is_refused(tmp_path):

@@ -14,14 +14,17 @@ def table(side, width=5, seed=0):
     return np.random.default_rng(seed).normal(size=(side * side + 1, width))
 
 
+@pytest.mark.parametrize(
+    ("how", "antialias"), [(Resize.BICUBIC, False), (Resize.ANTIALIASED, True)]
+)
 @pytest.mark.parametrize(("old", "new"), [(14, 24), (24, 14), (7, 8), (16, 2), (3, 1), (1, 4)])
-def test_bicubic_is_that_of_torch(old, new):
+def test_bicubic_is_that_of_torch(old, new, how, antialias):
     torch = pytest.importorskip("torch", reason="parity needs torch: pip install torch==2.13.0")
     before = table(old)
-    found = resized_positions(before, new, Resize.BICUBIC)
+    found = resized_positions(before, new, how)
     grid = torch.tensor(before[1:].reshape(1, old, old, -1)).permute(0, 3, 1, 2)
     wanted = torch.nn.functional.interpolate(
-        grid, size=(new, new), mode="bicubic", align_corners=False
+        grid, size=(new, new), mode="bicubic", align_corners=False, antialias=antialias
     )
     wanted = wanted.permute(0, 2, 3, 1).reshape(new * new, -1).numpy()
     np.testing.assert_allclose(found[1:], wanted, rtol=0, atol=1e-12)
