@@ -35,18 +35,23 @@ def same_architecture(
     An option that is younger than the checkpoint had its default then. Checkpoints whose facts say
     nothing of this pass. Raises UserError.
     """
-    if not (then := facts.get("architecture")):
-        return
-    old = flat(json.loads(json.dumps(_defaults(config)))) | flat(then)
-    new = flat(architecture(config))
-    keys = [key for key in {**flat(then), **new} if old.get(key) != new.get(key)]
-    if keys:
-        named = [f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys[:5]]
+    if differing := differences(facts, config):
+        named = [f"{key}: {old!r} then, {new!r} now" for key, (old, new) in differing.items()]
         raise UserError(
             f"the towers of {folder} were built otherwise than this version builds "
-            f"{facts['config']['model']!r} ({'; '.join(named)}): use the version that trained "
+            f"{facts['config']['model']!r} ({'; '.join(named[:5])}): use the version that trained "
             "them, or train again"
         )
+
+
+def differences(facts: Mapping[str, Any], config: TwoStreamConfig) -> dict[str, tuple[Any, Any]]:
+    """Options by path, `vision/patch`, in which the towers behind facts and a config differ."""
+    if not (then := facts.get("architecture")):
+        return {}
+    old = flat(json.loads(json.dumps(_defaults(config)))) | flat(then)
+    new = flat(architecture(config))
+    both = {key: (old.get(key), new.get(key)) for key in {**flat(then), **new}}
+    return {key: (one, other) for key, (one, other) in both.items() if one != other}
 
 
 def _defaults(config: Any) -> dict[str, Any]:

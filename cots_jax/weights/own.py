@@ -12,12 +12,23 @@ from cots_jax.data.tokenizer import Tokenizer
 from cots_jax.errors import UserError
 from cots_jax.models.two_stream import Params, TwoStreamConfig
 from cots_jax.switches import Towers
+from cots_jax.weights.architecture import differences
 from cots_jax.weights.mapping import flat, nested
 from cots_jax.weights.positions import Resize, resized_positions
+from cots_jax.weights.settings import compare_colours
 from cots_jax.weights.trained import Trained, find_trained
 
 KEY = "config.init_from.run"
 POSITIONS = "image/position_embedding"
+# May be others in a run that starts from another one; shapes and colours are compared apart.
+FREE = {
+    *("vision/image_size", "vision/frame_mean", "vision/mean", "vision/std", "text/vocabulary"),
+    *(
+        f"{tower}/transformer/{option}"
+        for tower in ("vision", "text")
+        for option in ("relative_bias_side", "layer_scale", "init_std")
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +64,7 @@ def own_parts(folder: str, size: TwoStreamConfig, like: Params) -> Params:
         table, side = leaves[POSITIONS], size.vision.side
         leaves[POSITIONS] = resized_positions(table, side, Resize.BICUBIC)
     _check(leaves, wanted, folder, found.facts["config"]["model"])
+    _check_options(found.facts, size, folder)
     heads = flat(found.heads())
     fresh = {path: leaf.shape for path, leaf in flat(like["heads"]).items()}
     fitting = {p: np.asarray(v, np.float32) for p, v in heads.items() if _fits(p, heads, fresh)}
@@ -91,6 +103,22 @@ def _check(
             f"{KEY} = {folder} holds model {model}, whose towers do not fit config.model: "
             f"{'; '.join(wrong[:3])}"
         )
+
+
+def _check_options(facts: Mapping[str, Any], size: TwoStreamConfig, folder: str) -> None:
+    """Arrays of one shape may be meant for another activation, or for other colours."""
+    wrong = [
+        f"{key} {there!r} there, {here!r} here"
+        for key, (there, here) in differences(facts, size).items()
+        if key not in FREE
+    ]
+    if wrong:
+        raise UserError(
+            f"{KEY} = {folder} holds model {facts['config']['model']}, whose towers compute "
+            f"otherwise than config.model: {'; '.join(wrong[:3])}"
+        )
+    if colours := facts.get("preprocessing"):
+        compare_colours([*colours["mean"], *colours["std"]], size.vision, folder)
 
 
 def _find(folder: str) -> Trained:

@@ -5,7 +5,7 @@ Hugging Face's files may leave out what is the default of their class.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,14 @@ def check_colours(weights: Path, vision: VisionConfig, source: str) -> None:
     if not theirs:
         timm = beside(weights, "config.json")
         theirs = _colours(timm.get("pretrained_cfg", timm), "mean", "std")
+    if theirs:
+        compare_colours(theirs, vision, source)
+
+
+def compare_colours(theirs: Sequence[float], vision: VisionConfig, source: str) -> None:
+    """The same for means and standard deviations of red, green and blue."""
     ours = [*vision.mean, *vision.std]
-    if theirs and not np.allclose(theirs, ours, rtol=0, atol=COLOURS):
+    if not np.allclose(theirs, ours, rtol=0, atol=COLOURS):
         mean, std = (",".join(map(str, each)) for each in (theirs[:3], theirs[3:]))
         raise UserError(
             f"{source} was trained on colours of another mean and spread than the model's "

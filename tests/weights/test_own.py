@@ -10,8 +10,11 @@ import pytest
 from cots_jax import checkpoint
 from cots_jax.data.tokenizer import train_wordpiece
 from cots_jax.errors import UserError
+from cots_jax.models.transformer import Activation
 from cots_jax.models.two_stream import TwoStream, TwoStreamConfig, model_size
 from cots_jax.schema import HardwareConfig, InitConfig, MaskedConfig
+from cots_jax.switches import FrameMean
+from cots_jax.weights.architecture import architecture
 from cots_jax.weights.load import read_initial
 from cots_jax.weights.own import read_origin
 from cots_jax.weights.positions import Resize, resized_positions
@@ -48,6 +51,8 @@ def run(tmp_path):
     }
     config = {"evaluation_towers": "momentum", "model": "tiny-16"}
     facts = {"config": config, "tokenizer": TOKENIZER.to_json()}
+    facts |= {"architecture": architecture(SIZE)}
+    facts |= {"preprocessing": {"mean": SIZE.vision.mean, "std": SIZE.vision.std}}
     facts |= {"lineage": ["web#train (1)"], "fine_tuned_on": ["own#train (2)"]}
     folder = tmp_path / "before"
     save = {"trees": trees, "facts": {"facts": facts}, "keep": checkpoint.Keep(1)}
@@ -118,6 +123,28 @@ def test_other_towers_are_refused_with_what_differs(run):
     wide = TwoStreamConfig(dataclasses.replace(SIZE.vision, transformer=stack), SIZE.text)
     with pytest.raises(UserError, match=r"holds model tiny-16.* there, .* here"):
         read(run[0], model(wide))
+
+
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_towers_of_the_same_shape_that_compute_otherwise_are_refused(run, tower):
+    old = getattr(SIZE, tower)
+    stack = dataclasses.replace(old.transformer, activation=Activation.QUICK_GELU)
+    size = dataclasses.replace(SIZE, **{tower: dataclasses.replace(old, transformer=stack)})
+    said = f"{tower}/transformer/activation 'gelu' there, 'quick_gelu' here"
+    with pytest.raises(UserError, match=f"compute otherwise than config.model: {said}"):
+        read(run[0], model(size))
+
+
+def test_another_start_of_the_same_towers_is_no_difference(run):
+    stack = dataclasses.replace(SIZE.vision.transformer, init_std=0.3)
+    vision = dataclasses.replace(SIZE.vision, transformer=stack, frame_mean=FrameMean.CLS)
+    assert read(run[0], model(TwoStreamConfig(vision, SIZE.text)))
+
+
+def test_other_colours_are_refused_with_the_remedy(run):
+    vision = dataclasses.replace(SIZE.vision, mean=(0.4, 0.5, 0.5))
+    with pytest.raises(UserError, match=r"set config\.image_mean=0\.5,0\.5,0\.5 and"):
+        read(run[0], model(TwoStreamConfig(vision, SIZE.text)))
 
 
 def test_other_words_are_refused_with_the_remedy(run):
