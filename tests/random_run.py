@@ -4,6 +4,7 @@
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -33,11 +34,13 @@ def write_run(
     model: str = "tiny-16",
     words: Tokenizer = WORDS,
     trained_on: str = "data/own#train (0123456789ab)",
+    heads: Mapping[str, object] | None = None,
     **keys: object,
 ) -> pathlib.Path:
     """`folder` with one checkpoint, whose online and momentum towers differ.
 
-    keys: of the config, with double underscores for dots: data__frames=2.
+    heads: what stands beside the towers. keys: of the config, with double underscores for dots:
+    data__frames=2.
     """
     mapping = {
         "name": "random",
@@ -70,7 +73,7 @@ def write_run(
     }
     trees = {
         "towers": {name: drawn(shapes, seed) for seed, name in enumerate(("online", "momentum"))},
-        "heads": {},
+        "heads": heads or {},
     }
     keep = checkpoint.Keep(1)
     checkpoint.save(folder / checkpoint.FOLDER, STEP, trees, {"facts": facts}, keep=keep)

@@ -14,6 +14,7 @@ from jax import export
 
 from cots_jax import manifest
 from cots_jax.errors import UserError
+from cots_jax.objectives import sigmoid, temperature
 from cots_jax.portable.card import evaluated, write_card
 from cots_jax.portable.forms import Form, require_packages
 from cots_jax.portable.functions import Functions
@@ -29,6 +30,7 @@ EXAMPLES = {
     Form.STABLEHLO: ("with_jax.py",),
     Form.ONNX: ("with_onnxruntime.py",),
 }
+LEARNED = (temperature.NAME, sigmoid.NAME)  # beside the masked heads, which stay behind
 Differences = Mapping[str, Mapping[str, float]]  # of a form, of a tower
 
 
@@ -111,7 +113,9 @@ def _copy_examples(folder: Path, forms: Sequence[Form]) -> None:
 def _changed(opened: Pretrained) -> dict[str, Any]:
     """Facts that are others than in the checkpoint."""
     config = opened.source.facts["config"] | {"evaluation_towers": opened.lineage.towers}
-    return {"config": config, "temperature": opened.temperature()}
+    heads = opened.source.heads()
+    learned = {name: float(heads[name]) for name in LEARNED if name in heads}
+    return {"config": config, "temperature": opened.temperature(), "learned": learned}
 
 
 def _identity(opened: Pretrained) -> dict[str, Any]:

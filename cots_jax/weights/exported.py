@@ -54,8 +54,9 @@ class ExportedFolder:
         return read_arrays(self.path)
 
     def heads(self) -> Params:
-        """None: towers alone are exported."""
-        return {}
+        """A learned temperature and SigLIP's bias; masked heads are not exported."""
+        learned = self.facts.get("learned", {})
+        return {name: np.float32(value) for name, value in learned.items()}
 
 
 def is_exported(folder: Path) -> bool:

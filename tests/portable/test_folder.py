@@ -126,6 +126,22 @@ def test_another_run_starts_from_it(world: pathlib.Path) -> None:
     np.testing.assert_array_equal(*(part["text"]["token_embedding"] for part in parts))
 
 
+def test_what_was_learned_of_the_loss_goes_with_it(tmp_path: pathlib.Path) -> None:
+    learned = {"log_temperature": np.float32(-2.5), "sigmoid_bias": np.float32(-7.25)}
+    keys = {"method__temperature_rule": "learned", "method__contrast": "sigmoid"}
+    keys |= {"method__queue_length": 0, "method__filter__state": "off"}
+    run = write_run(tmp_path / "run", heads=learned, **keys)
+    first = export_folder(run, tmp_path / "first", ARRAYS_ALONE).folder
+    second = export_folder(first, tmp_path / "second", ARRAYS_ALONE).folder
+    opened = Pretrained.load(run)
+    like = {"towers": opened.towers, "heads": learned}
+    for folder in (run, first, second):
+        heads = own_parts(str(folder), opened.model.config, like)["heads"]
+        assert heads.keys() == learned.keys(), folder
+        for name, value in learned.items():
+            assert heads[name] == value
+
+
 def test_an_exported_folder_is_exported_again(world: pathlib.Path, tmp_path: pathlib.Path) -> None:
     export_folder(world / "out", tmp_path / "again", ARRAYS_ALONE)
     for name in ("model.safetensors", "tokenizer.json", "preprocessing.json"):
