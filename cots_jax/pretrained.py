@@ -24,7 +24,7 @@ from cots_jax.retrieval.loose import caption_batches, picture_batches
 from cots_jax.schema import Config
 from cots_jax.switches import TemperatureRule, Towers
 from cots_jax.weights.architecture import same_architecture
-from cots_jax.weights.trained import Trained, find_trained
+from cots_jax.weights.trained import Trained, find_trained, started_from
 
 CHECKPOINTS = checkpoint.FOLDER
 
@@ -67,7 +67,12 @@ class Pretrained:
             towers=_on_device(source.towers(which)),
             tokenizer=tokenizer,
             preprocessing=preprocessing_of(facts["preprocessing"]),
-            lineage=Lineage(tuple(facts["lineage"]), tuple(facts["fine_tuned_on"]), str(which)),
+            lineage=Lineage(
+                tuple(facts["lineage"]),
+                tuple(facts["fine_tuned_on"]),
+                str(which),
+                started_from(facts),
+            ),
             source=source,
             image_tokens=facts.get("image_tokens", ""),
         )

@@ -162,6 +162,10 @@ def _trained_on(opened: Pretrained) -> str:
     lineage = opened.lineage
     lines = [f"- trained on {entry}{_licence(entry)}" for entry in lineage.trained_on]
     lines += [f"- fine-tuned on {entry}{_licence(entry)}" for entry in lineage.fine_tuned_on]
+    lines += [
+        f"- started from {name}, whose data and licence are not known here"
+        for name in lineage.started_from
+    ]
     return "\n".join(
         [
             "Folder, split, and the first digits of the fingerprint of its rows:\n",

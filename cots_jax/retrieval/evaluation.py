@@ -47,11 +47,15 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True)
 class Lineage:
-    """Where the weights come from; stands beside every number."""
+    """Where the weights come from; stands beside every number.
+
+    started_from: published weights, whose data is not known here.
+    """
 
     trained_on: tuple[str, ...]
     fine_tuned_on: tuple[str, ...] = ()
     towers: str = "online"
+    started_from: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager

@@ -204,15 +204,14 @@ def assembled(config: Config, workdir: Path, mesh: Mesh) -> Generator[CotsTask |
         if config.task is Task.DVAE:
             task = DvaeTask(config, clock, mesh, table, DVAES[config.model], sets, lineage)
         else:
-            chain = Lineage(lineage)
-            if before is not None:
-                chain = Lineage(before.trained_on, (*before.fine_tuned_on, *lineage))
+            chain = _chain(config, before, lineage)
             task = CotsTask(config, clock, mesh, table, tokenizer, image_tokenizer, sets, chain)
             if not begun:
                 _ = task.initial  # read now, so that what does not fit is found before all else
         _bind(workdir, config, tokenizer, image_tokenizer)
         if before is not None and is_first() and not (workdir / ORIGIN).exists():
-            note = {"trained_on": before.trained_on, "fine_tuned_on": before.fine_tuned_on}
+            note = dataclasses.asdict(before)
+            del note["towers"]
             write_whole(workdir / ORIGIN, json.dumps(note, indent=1) + "\n")
         yield task
 
@@ -231,12 +230,22 @@ def _before(config: Config, workdir: Path) -> Lineage | None:
     note = workdir / ORIGIN
     if not first_says(note.exists()):
         origin = read_origin(config.init_from.run)
-        return Lineage(origin.trained_on, origin.fine_tuned_on)
+        return Lineage(origin.trained_on, origin.fine_tuned_on, started_from=origin.started_from)
     try:
         known = json.loads(note.read_text("utf-8"))
-        return Lineage(tuple(known["trained_on"]), tuple(known["fine_tuned_on"]))
+        trained_on, fine_tuned_on = tuple(known["trained_on"]), tuple(known["fine_tuned_on"])
+        return Lineage(trained_on, fine_tuned_on, started_from=tuple(known.get("started_from", ())))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{note} cannot be read ({error}): choose another --workdir") from error
+
+
+def _chain(config: Config, before: Lineage | None, lineage: tuple[str, ...]) -> Lineage:
+    """Of this run: what its towers began with, and all rows that they have seen."""
+    if before is not None:
+        rows = (*before.fine_tuned_on, *lineage)
+        return dataclasses.replace(before, fine_tuned_on=rows)
+    published = dict.fromkeys(filter(None, (config.init_from.image, config.init_from.text)))
+    return Lineage(lineage, started_from=tuple(published))
 
 
 def _bind(

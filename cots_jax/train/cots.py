@@ -234,6 +234,7 @@ class CotsTask:
             "preprocessing": dataclasses.asdict(self.preprocessing),
             "lineage": list(self.lineage.trained_on),
             "fine_tuned_on": list(self.lineage.fine_tuned_on),
+            "started_from": list(self.lineage.started_from),
             "image_tokens": facts.digest if (facts := self.table.token_facts) else "",
         }
 

@@ -16,7 +16,7 @@ from cots_jax.weights.architecture import differences
 from cots_jax.weights.mapping import flat, nested
 from cots_jax.weights.positions import Resize, resized_positions
 from cots_jax.weights.settings import compare_colours
-from cots_jax.weights.trained import Trained, find_trained
+from cots_jax.weights.trained import Trained, find_trained, started_from
 
 KEY = "config.init_from.run"
 POSITIONS = "image/position_embedding"
@@ -33,10 +33,11 @@ FREE = {
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What a run starts from: what that was trained on, and its words."""
+    """What a run starts from: what that was trained on and began with, and its words."""
 
     trained_on: tuple[str, ...]
     fine_tuned_on: tuple[str, ...]
+    started_from: tuple[str, ...]
     tokenizer: Tokenizer
 
 
@@ -47,7 +48,8 @@ def read_origin(folder: str) -> Origin:
     """
     facts = _find(folder).facts
     tokenizer = Tokenizer.from_json(facts["tokenizer"])
-    return Origin(tuple(facts["lineage"]), tuple(facts["fine_tuned_on"]), tokenizer)
+    lineage, fine_tuned_on = tuple(facts["lineage"]), tuple(facts["fine_tuned_on"])
+    return Origin(lineage, fine_tuned_on, started_from(facts), tokenizer)
 
 
 def own_parts(folder: str, size: TwoStreamConfig, like: Params) -> Params:

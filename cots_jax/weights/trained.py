@@ -3,6 +3,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ class TrainedFolder:
 
 
 Trained = TrainedFolder | ExportedFolder
+
+
+def started_from(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The published weights that a run, or the runs before it, began with.
+
+    Facts that are older than the entry know those of their own run alone.
+    """
+    init = facts["config"].get("init_from", {})
+    return tuple(facts.get("started_from", filter(None, (init.get("image"), init.get("text")))))
 
 
 def find_trained(folder: Path) -> Trained:

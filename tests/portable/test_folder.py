@@ -166,6 +166,15 @@ def test_the_card_says_what_it_must(world: pathlib.Path) -> None:
         assert words in card, words
 
 
+def test_published_weights_at_the_start_are_named(tmp_path: pathlib.Path) -> None:
+    run = write_run(tmp_path / "run", init_from__image="w/vit", init_from__text="own/bert")
+    out = export_folder(run, tmp_path / "out", ARRAYS_ALONE).folder
+    card = (out / "README.md").read_text()
+    for name in ("w/vit", "own/bert"):
+        assert f"- started from {name}, whose data and licence are not known here" in card
+    assert read_origin(str(out)).started_from == ("w/vit", "own/bert")
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -80,6 +80,8 @@ def test_a_run_starts_from_the_weights_online_and_momentum(tiny: Tiny, tmp_path:
     )
     assert said.status == 0, said.err
     found = checkpoint.latest(run / "checkpoints")
+    assert checkpoint.read_fact(found.path, "facts")["started_from"] == [image, text]
+    assert Pretrained.load(run).lineage.started_from == (image, text)
     saved = checkpoint.restore(found.path, "towers")
     for which in ("online", "momentum"):
         leaves = flat(saved[which])

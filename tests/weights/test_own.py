@@ -115,6 +115,7 @@ def test_what_it_was_trained_on_and_its_words(run):
     origin = read_origin(str(run[0]))
     assert origin.trained_on == ("web#train (1)",)
     assert origin.fine_tuned_on == ("own#train (2)",)
+    assert origin.started_from == ()
     assert origin.tokenizer.to_json() == TOKENIZER.to_json()
 
 
