@@ -3,15 +3,27 @@
 
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cots_jax.errors import UserError
 
 Tensors = Mapping[str, np.ndarray]
+
+# What a damaged file makes zipfile, zlib, NumPy and safetensors raise.
+DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, RuntimeError),
+    *(zlib.error, zipfile.BadZipFile, SafetensorError),
+)
+KINDS = ("BF16", "BOOL", *(f"F{bits}" for bits in (16, 32, 64)))
+KINDS += tuple(f"{sign}{bits}" for sign in "IU" for bits in (8, 16, 32, 64))
+UNNAMED = np.dtype("V2")  # NumPy's files have no name for bfloat16
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 CONVERT = (
@@ -24,8 +36,8 @@ CONVERT = (
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays of a `.safetensors` or `.npz` file, or of a folder that holds one (or shards).
 
-    bfloat16 becomes float32. Raises UserError: nothing there, damaged, or a pickle, which could run
-    code when it is read.
+    bfloat16 becomes float32. Raises UserError: nothing there, damaged, numbers of a kind that is
+    not known, or a pickle, which could run code when it is read.
     """
     path = Path(path)
     files = _files_of(path) if path.is_dir() else [path]
@@ -84,27 +96,49 @@ def _read_file(file: Path) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise UserError(f"there are no weights at {file}")
     try:
-        return _read_npz(file) if file.suffix == ".npz" else _read_safetensors(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+        found = _read_npz(file) if file.suffix == ".npz" else _read_safetensors(file)
+    except UserError:
+        raise
+    except DAMAGE as error:
         raise UserError(
             f"{file} cannot be read ({error}): it is damaged, or no .safetensors or .npz file; "
             "fetch it again"
         ) from error
+    return {name: _widened(tensor, file, name) for name, tensor in found.items()}
 
 
 def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
     with safe_open(file, framework="np") as opened:
         names = opened.keys()
-        return {name: _widened(opened.get_tensor(name)) for name in names}
+        for name in names:
+            if (kind := opened.get_slice(name).get_dtype()) not in KINDS:
+                _refuse_kind(file, name, kind)
+        return {name: opened.get_tensor(name) for name in names}
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
-    with np.load(file, allow_pickle=False) as opened:
-        return {name: _widened(opened[name]) for name in opened.files}
+    opened = np.load(file, allow_pickle=False)
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        raise ValueError("it is a single array")
+    with opened:
+        return {name: np.asarray(opened[name]) for name in opened.files}
 
 
-def _widened(tensor: np.ndarray) -> np.ndarray:
-    return tensor.astype(np.float32) if tensor.dtype.name == "bfloat16" else tensor
+def _widened(tensor: np.ndarray, file: Path, name: str) -> np.ndarray:
+    if tensor.dtype == UNNAMED:
+        tensor = tensor.view(ml_dtypes.bfloat16)
+    if tensor.dtype == ml_dtypes.bfloat16:
+        return tensor.astype(np.float32)
+    if tensor.dtype.kind not in "fiub":
+        _refuse_kind(file, name, tensor.dtype.name)
+    return tensor
+
+
+def _refuse_kind(file: Path, name: str, kind: str) -> NoReturn:
+    raise UserError(
+        f"{file}: {name} holds {kind}, which is not read here: take weights in float32, float16 or "
+        "bfloat16"
+    )
 
 
 def _refuse_pickle(file: Path) -> None:

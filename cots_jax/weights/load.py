@@ -57,13 +57,26 @@ def read_initial(init: InitConfig, size: TwoStreamConfig, like: Params) -> Param
         tree = image_tower(tensors, side, like_image, source=init.image, allow=init.allow)
         check_settings(file, size.vision, init.image)
         check_colours(file, size.vision, init.image)
-        found |= {f"towers/image/{path}": leaf for path, leaf in flat(tree).items()}
+        found |= _finite({f"towers/image/{p}": leaf for p, leaf in flat(tree).items()}, init.image)
     if init.text:
         file = fetched(init.text, "init_from.text")
         parts = text_parts(read_tensors(file), like, source=init.text, allow=init.allow)
         check_settings(file, size.text, init.text)
-        found |= flat(parts)
-    return nested({path: np.asarray(leaf, np.float32) for path, leaf in found.items()})
+        found |= _finite(flat(parts), init.text)
+    return nested(found)
+
+
+def _finite(leaves: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """In float32. Raises UserError where a number is none there."""
+    with np.errstate(over="ignore"):  # it becomes an infinity, which is refused
+        found = {path: np.asarray(leaf, np.float32) for path, leaf in leaves.items()}
+    broken = [path for path, leaf in found.items() if not np.isfinite(leaf).all()]
+    if broken:
+        raise UserError(
+            f"{source} holds numbers that are not finite, for {', '.join(broken[:3])}: fetch it "
+            "again, or take other weights"
+        )
+    return found
 
 
 def merged(fresh: Params, initial: Params) -> Params:

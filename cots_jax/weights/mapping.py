@@ -186,7 +186,7 @@ class _Fit:
             arrays.append(np.zeros(wanted, np.float32))
         # An array that they leave out is 0 in the dtype of its neighbours.
         known = [self.tensors[name].dtype for name in names if name in self.tensors]
-        kind = known[0] if known else np.dtype(np.float32)
+        kind = np.result_type(*known) if known else np.dtype(np.float32)
         return rule.turn.into(arrays, shape).astype(kind, copy=False)
 
 

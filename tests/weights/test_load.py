@@ -210,6 +210,18 @@ def test_a_tower_that_knows_other_colours_is_refused(tmp_path):
         read(InitConfig(image=str(tmp_path)))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+@pytest.mark.parametrize(("tower", "fmt"), [("image", vit.VIT), ("text", bert.TEXT_TOWER)])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, tower, fmt, value):
+    tensors = export_tree(random(shapes_of(model())["towers"][tower]), fmt)
+    name = "encoder.layer.0.output.dense.bias"
+    tensors[name] = np.full(tensors[name].shape, value, np.float64)
+    save_file(tensors, tmp_path / "model.safetensors")
+    said = f"{tmp_path} holds numbers that are not finite, for .*blocks/mlp_out/bias"
+    with pytest.raises(UserError, match=said):
+        read(InitConfig(**{tower: str(tmp_path)}))
+
+
 def test_a_file_of_something_else(tmp_path):
     text = random(shapes_of(model())["towers"]["text"])
     file = write(text, bert.TEXT_TOWER, tmp_path / "w.safetensors")

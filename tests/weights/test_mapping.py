@@ -98,6 +98,17 @@ def test_the_prefix_may_be_there(case):
         assert flat(again).keys() == flat(import_tree(tensors, fmt, tree, source="x")).keys()
 
 
+def test_parts_of_several_kinds_lose_nothing():
+    tree = random(text_shapes())
+    tensors = export_tree(tree, bert.TEXT_TOWER)
+    for name, array in tensors.items():
+        if "query" in name:
+            tensors[name] = array.astype(np.float16)
+    found = flat(import_tree(tensors, bert.TEXT_TOWER, tree, source="x"))
+    path = "transformer/blocks/attention/qkv/kernel"
+    np.testing.assert_array_equal(found[path][:, :, 1:], flat(tree)[path][:, :, 1:])
+
+
 def test_what_is_missing_is_named(case):
     fmt, tree, tensors = case
     (gone, *_) = [name for name in tensors if "mask" not in name and "1" in name]

@@ -2,6 +2,7 @@
 """Files of weights: the good, the damaged and the dangerous."""
 
 import pickle
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -76,6 +77,56 @@ def test_objects_in_an_npz_are_never_opened(tmp_path):
     with pytest.raises(UserError, match=r"w\.npz cannot be read"):
         read_tensors(tmp_path / "w.npz")
     assert not trace.exists()
+
+
+def test_bfloat16_in_an_npz(tmp_path):
+    np.savez(tmp_path / "w.npz", **TENSORS)
+    assert_read(read_tensors(tmp_path / "w.npz"))
+
+
+@pytest.mark.parametrize(("kind", "size"), [("F8_E4M3", 1), ("F8_E5M2", 1), ("C64", 8)])
+def test_numbers_of_another_kind_are_named(tmp_path, kind, size):
+    def changed(header):
+        header["b"] |= {"dtype": kind, "shape": [8 // size]}
+
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(lying({"b": np.zeros(4, np.float16)}, changed))
+    with pytest.raises(UserError, match=f"safetensors: b holds {kind}, which is not read here"):
+        read_tensors(file)
+
+
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [(np.zeros(2, np.complex64), "complex64"), (np.array(["a"]), "str32")],
+)
+def test_an_npz_of_another_kind_is_named(tmp_path, array, kind):
+    np.savez(tmp_path / "w.npz", x=array)
+    with pytest.raises(UserError, match=rf"w\.npz: x holds {kind}, which is not read here"):
+        read_tensors(tmp_path / "w.npz")
+
+
+def test_a_member_that_is_no_array(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as file:
+        file.writestr("README.txt", "hello")
+    with pytest.raises(UserError, match=r"README\.txt holds bytes40, which is not read here"):
+        read_tensors(tmp_path / "w.npz")
+
+
+def test_a_single_array_that_is_called_npz(tmp_path):
+    with (tmp_path / "w.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(UserError, match=r"w\.npz cannot be read \(it is a single array\)"):
+        read_tensors(tmp_path / "w.npz")
+
+
+def test_flipped_bytes_in_a_compressed_npz(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez_compressed(tmp_path / "w.npz", x=rng.integers(0, 50, (1000, 100)))
+    content = bytearray((tmp_path / "w.npz").read_bytes())
+    content[200:260] = bytes(255 - byte for byte in content[200:260])
+    (tmp_path / "w.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"w\.npz cannot be read"):
+        read_tensors(tmp_path / "w.npz")
 
 
 def test_nothing_there(tmp_path):
