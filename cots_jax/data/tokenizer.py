@@ -21,6 +21,7 @@ BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ROBERTA_SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")  # the end pads too, and nothing masks
 CONTINUATION = "##"
+WEIGHTS = (".safetensors", ".npz")
 CHUNK = 4096  # texts encoded at once
 LONGEST_WORD = 100  # characters; BERT's own limit, a longer word is [UNK]
 
@@ -147,8 +148,13 @@ def train_wordpiece(captions: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(source: str | pathlib.Path) -> Tokenizer:
-    """A tokenizer from a folder or file (tokenizer.json or vocab.txt) or a Hugging Face name."""
+    """A tokenizer from a folder or file (tokenizer.json or vocab.txt) or a Hugging Face name.
+
+    Of a file of weights it is the one in its folder. Raises UserError.
+    """
     path = pathlib.Path(source)
+    if path.suffix in WEIGHTS and path.is_file():
+        path = path.parent
     if path.is_dir():
         found = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()]
         if not found:

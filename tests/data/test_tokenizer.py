@@ -195,6 +195,15 @@ def test_vocab_txt_reads_the_case_from_the_config_beside_it(tmp_path):
     assert load_tokenizer(tmp_path).encode(["Dog"], 3).ids.tolist() == [[2, 5, 3]]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.npz"])
+def test_that_of_a_file_of_weights_lies_beside_it(trained, tmp_path, name):
+    (tmp_path / name).write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"holds neither tokenizer\.json nor vocab\.txt"):
+        load_tokenizer(tmp_path / name)
+    trained.save(tmp_path / "tokenizer.json")
+    assert load_tokenizer(tmp_path / name).to_json() == trained.to_json()
+
+
 def test_a_name_goes_through_transformers(trained, monkeypatch):
     import transformers
 
