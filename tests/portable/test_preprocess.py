@@ -52,6 +52,9 @@ def pictures_of_every_kind(folder: pathlib.Path) -> list[pathlib.Path]:
         exif[ORIENTATION] = turn
         keep(photo, f"turned{turn}.jpg", exif=exif)
     keep(photo.resize((60, 90)), "turned.png", exif=exif)
+    for turn in (0, 9):  # no orientation that EXIF knows: upright
+        exif[ORIENTATION] = turn
+        keep(photo.resize((60, 90)), f"turned{turn}.jpg", exif=exif)
     keep(photo.resize((1200, 40)), "wide.jpg")
     keep(photo.convert("L"), "grey.jpg")
     keep(photo.convert("CMYK"), "cmyk.jpg")

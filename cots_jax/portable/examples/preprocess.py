@@ -47,7 +47,8 @@ def _square(picture):
 
 def _is_stored(picture):
     """An upright JPEG in RGB that is small already is taken as it is."""
-    fits = max(picture.size) <= LONGEST and picture.getexif().get(0x0112, 1) == 1
+    turned = picture.getexif().get(0x0112) in range(2, 9)
+    fits = max(picture.size) <= LONGEST and not turned
     return fits and (picture.format, picture.mode) == ("JPEG", "RGB")
 
 
