@@ -39,7 +39,7 @@ def fault(folder: Path, identity: Mapping[str, Any] | None, part: str = "") -> s
     """The first difference between the folder and its manifest in words, or None.
 
     identity: what the folder is taken for; None where that does not matter.
-    part: looks only at files whose names, relative to the folder, start with this.
+    part: looks only at a file, or at those in a folder, of this name; "" at all.
     Files that were added count too, but for hidden ones, which file browsers leave.
     """
     try:
@@ -75,7 +75,7 @@ def _faults(folder: Path, identity: Mapping[str, Any] | None, part: str) -> Iter
 def _differences(folder: Path, expected: Mapping[str, Any], part: str) -> Iterator[str]:
     found = {file.relative_to(folder).as_posix(): file for file in _files(folder)}
     for name in sorted({*found, *expected} - {NAME}):
-        if not name.startswith(part):
+        if part and name != part and not name.startswith(f"{part.rstrip('/')}/"):
             continue
         if name not in found:
             yield f"{name} is missing"

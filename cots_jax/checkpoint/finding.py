@@ -81,7 +81,7 @@ def _fault(path: Path, part: str) -> str | None:
 
 
 def require(path: Path, part: str) -> None:
-    """Raises UserError where a file whose name starts with `part` is not as it was written."""
+    """Raises UserError where the file or folder `part` is not as it was written."""
     if reason := _fault(path, part):
         raise UserError(f"the checkpoint {path} is damaged ({reason}): use another one")
 

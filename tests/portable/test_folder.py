@@ -202,6 +202,13 @@ def test_what_others_need_to_know_of_the_inputs(world: pathlib.Path) -> None:
     assert is_lower_case(clip_like()) is False
 
 
+def test_a_copy_that_an_editor_left_is_no_damage(world: pathlib.Path) -> None:
+    copy = world / "out" / "export.json~"
+    copy.write_text("{}")
+    Pretrained.load(world / "out")
+    copy.unlink()
+
+
 def test_colours_of_another_mean_and_spread(tmp_path: pathlib.Path) -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     run = write_run(tmp_path / "run", image_mean=mean, image_std=std)
