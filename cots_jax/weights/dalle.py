@@ -17,6 +17,8 @@ from cots_jax.weights.files import read_tensors
 from cots_jax.weights.mapping import Format, Rule, Turn, import_tree
 from cots_jax.weights.turns import SAME
 
+SMALLEST = 4  # channels: a block's inner layers have a fourth of them
+
 # torch's convolution [out, in, h, w] -> [h, w, in, out].
 CONVOLUTION = Turn(
     lambda shape: [(shape[3], shape[2], shape[0], shape[1])],
@@ -89,7 +91,13 @@ def read_dalle(path: Path, grid: int, precision: Precision) -> Dalle:
         prefix = next((p for p in ("", *fmt.prefixes) if p + first in tensors), None)
         if prefix is None or prefix + last not in tensors:
             continue
-        hidden, codes = (len(tensors[prefix + name]) for name in (first, last))
+        shapes = [tensors[prefix + name].shape for name in (first, last)]
+        if any(len(shape) != 4 or shape[0] < SMALLEST for shape in shapes):
+            raise UserError(
+                f"{path} holds no convolutions for {first} and {last} ({shapes[0]} and "
+                f"{shapes[1]}): fetch it again"
+            )
+        hidden, codes = (shape[0] for shape in shapes)
         config = DalleConfig(grid * CELL, codes, hidden, _blocks(tensors), precision)
         fmt = formats(config.blocks)[number]
         return Dalle(config, import_tree(tensors, fmt, shapes_of(config), source=str(path)))

@@ -2,6 +2,7 @@
 """`config.init_from`: published weights into freshly started towers."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from cots_jax.models.two_stream import Params, TwoStreamConfig
 from cots_jax.schema import InitConfig
 from cots_jax.weights import bert, clip, vit
 from cots_jax.weights.files import fetched, read_tensors
-from cots_jax.weights.mapping import Format, flat, import_tree, nested, recognised
+from cots_jax.weights.mapping import Format, allowed, flat, import_tree, nested, recognised
 from cots_jax.weights.own import own_parts
 from cots_jax.weights.positions import Resize, resized_positions
 from cots_jax.weights.settings import check_colours, check_settings
@@ -49,6 +50,7 @@ def read_initial(init: InitConfig, size: TwoStreamConfig, like: Params) -> Param
     """
     if init.run:
         return own_parts(init.run, size, like)
+    allowed(init.allow)  # a mistake in it is said before anything is read
     found: dict[str, np.ndarray] = {}
     if init.image:
         file = fetched(init.image, "init_from.image")
@@ -102,8 +104,8 @@ def image_tower(
     fmt = _format_of(tensors, [known.format for known in IMAGE_FORMATS], "image", source)
     chosen = next(known for known in IMAGE_FORMATS if known.format is fmt)
     name = next((n for n in tensors if chosen.positions and n.endswith(chosen.positions)), "")
-    if name:
-        table = tensors[name]
+    table = tensors.get(name, np.zeros(()))
+    if table.ndim >= 2 and math.prod(table.shape[:-2]) == 1:
         rows = resized_positions(table.reshape(table.shape[-2:]), side, chosen.resize)
         tensors[name] = rows.reshape(*table.shape[:-2], *rows.shape)
     return import_tree(tensors, fmt, like, source=source, allow=allow)
@@ -144,8 +146,11 @@ def _format_of(
 def _check_vocabulary(tensors: Mapping[str, np.ndarray], like: Mapping[str, Any], source: str):
     words = next((t for n, t in tensors.items() if n.endswith(WORDS)), None)
     wanted = like["token_embedding"].shape[0]
-    if words is not None and len(words) != wanted:
-        raise UserError(
-            f"{source} embeds {len(words):,} tokens and the tokenizer has {wanted:,}: set "
-            "config.data.tokenizer to the one that belongs to the weights"
-        )
+    if words is None or words.ndim != 2 or len(words) == wanted:
+        return
+    padded = ", or cut the rows beyond off where it is that one and the table is padded"
+    raise UserError(
+        f"{source} embeds {len(words):,} tokens and the tokenizer has {wanted:,}: set "
+        "config.data.tokenizer to the one that belongs to the weights"
+        f"{padded if len(words) > wanted else ''}"
+    )

@@ -92,11 +92,12 @@ def import_tree(
 ) -> dict[str, Any]:
     """Their arrays as a tree of ours; parameters that the format does not have are left out.
 
-    like: our parameters, or their shapes. allow: a pattern of their names that may be left over.
+    like: our parameters, or their shapes. allow: a pattern of their names, with the format's prefix
+    or without it, that may be left over.
     Raises UserError that lists what is left over, missing or of another shape.
     """
     leaves = flat(like)
-    fit = _Fit(_without_prefix(tensors, fmt))
+    fit = _Fit(tensors, recognised(tensors, fmt)[1])
     found: dict[str, np.ndarray] = {}
     for rule in fmt.rules:
         optional = _matches(rule.ours, fmt.fresh)
@@ -105,7 +106,12 @@ def import_tree(
     for path, leaf in leaves.items():
         if _matches(path, fmt.zero):
             found[path] = np.zeros(leaf.shape, leaf.dtype)
-    over = [name for name in fit.unused() if not _matches(name, [*fmt.left, *_pattern(allow)])]
+    may_stay = [*fmt.left, *allowed(allow)]
+    over = [
+        full
+        for name, full in fit.unused().items()
+        if not _matches(name, may_stay) and not _matches(full, allowed(allow))
+    ]
     problems = {"missing": fit.missing, "of another shape": fit.wrong, "left over": over}
     if any(problems.values()):
         listed = [f"{kind}: {_listed(names)}" for kind, names in problems.items() if names]
@@ -140,17 +146,25 @@ def recognised(tensors: Mapping[str, Any], fmt: Format) -> tuple[float, str]:
     return counts[prefix] / len(names), prefix
 
 
-def _without_prefix(tensors: Mapping[str, np.ndarray], fmt: Format) -> dict[str, np.ndarray]:
-    """Strips the prefix that most names have; names without it stay as they are."""
-    _, prefix = recognised(tensors, fmt)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+def allowed(allow: str) -> list[str]:
+    """`config.init_from.allow` as patterns, none where it is empty. Raises UserError."""
+    try:
+        re.compile(allow)
+    except re.error as error:
+        raise UserError(f"config.init_from.allow = {allow!r} is no pattern: {error}") from error
+    return [allow] if allow else []
 
 
 class _Fit:
-    """Their arrays on the way into ours, and what was found wrong with them."""
+    """Their arrays on the way into ours, and what was found wrong with them.
 
-    def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
-        self.tensors = tensors
+    prefix: which most names have, and rules do without; names that lack it stay as they are.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], prefix: str) -> None:
+        self.tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        self.full = {name.removeprefix(prefix): name for name in tensors}
+        self.prefix = prefix
         self.used: set[str] = set()
         self.missing: list[str] = []
         self.wrong: list[str] = []
@@ -159,9 +173,9 @@ class _Fit:
         """Whether the file has none of what the rule needs."""
         return not any(name.format(i=0) in self.tensors for name in rule.theirs)
 
-    def unused(self) -> list[str]:
-        """Names that no rule asked for."""
-        return [name for name in self.tensors if name not in self.used]
+    def unused(self) -> dict[str, str]:
+        """Names that no rule asked for, and what the file calls them."""
+        return {name: full for name, full in self.full.items() if name not in self.used}
 
     def filled(self, rule: Rule, shape: Shape) -> np.ndarray:
         """Our array of this shape; zeros where something is missing or wrong, which is noted."""
@@ -177,9 +191,10 @@ class _Fit:
         for name, wanted in zip(names, rule.turn.theirs(shape), strict=True):
             array = self.tensors.get(name)
             if array is None:
-                self.missing += [name] if name else []
+                self.missing += [self.prefix + name] if name else []
             elif array.shape != wanted:
-                self.wrong.append(f"{name} is {list(array.shape)} and should be {list(wanted)}")
+                shapes = f"is {list(array.shape)} and should be {list(wanted)}"
+                self.wrong.append(f"{self.full[name]} {shapes}")
             else:
                 arrays.append(array)
                 continue
@@ -192,14 +207,6 @@ class _Fit:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in patterns)
-
-
-def _pattern(allow: str) -> list[str]:
-    try:
-        re.compile(allow)
-    except re.error as error:
-        raise UserError(f"config.init_from.allow = {allow!r} is no pattern: {error}") from error
-    return [allow] if allow else []
 
 
 def _listed(names: Sequence[str]) -> str:

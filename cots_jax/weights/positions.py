@@ -25,8 +25,8 @@ def resized_positions(table: np.ndarray, side: int, how: Resize) -> np.ndarray:
 
     Raises UserError where n is no square.
     """
-    old = math.isqrt(len(table) - 1)
-    if old * old != len(table) - 1:
+    old = math.isqrt(max(len(table) - 1, 0))
+    if not old or old * old != len(table) - 1:
         raise UserError(
             f"position embeddings of {len(table)} rows are no square grid behind a [CLS]: only "
             "square pictures can be resized"

@@ -192,6 +192,8 @@ def test_another_vocabulary_is_refused(tmp_path):
     file = write(text, bert.TEXT_TOWER, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"embeds 40 tokens.*has 41.*config\.data\.tokenizer"):
         read(InitConfig(text=file), words=41)
+    with pytest.raises(UserError, match=r"has 39.*or cut the rows beyond off where .* padded"):
+        read(InitConfig(text=file), words=39)
 
 
 @pytest.mark.parametrize(("tower", "fmt"), [("image", vit.VIT), ("text", bert.TEXT_TOWER)])
@@ -220,6 +222,28 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, tower, fmt, value):
     said = f"{tmp_path} holds numbers that are not finite, for .*blocks/mlp_out/bias"
     with pytest.raises(UserError, match=said):
         read(InitConfig(**{tower: str(tmp_path)}))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 32), (1, 0, 32), (160,), ()])
+def test_positions_of_an_odd_shape_are_refused(tmp_path, shape):
+    tensors = export_tree(random(shapes_of(model())["towers"]["image"]), vit.VIT)
+    tensors["embeddings.position_embeddings"] = np.zeros(shape, np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"position(_| )embeddings (is|of) .*(should be|no square)"):
+        read(InitConfig(image=str(tmp_path)))
+
+
+def test_words_of_an_odd_shape_are_refused(tmp_path):
+    tensors = export_tree(random(shapes_of(model())["towers"]["text"]), bert.TEXT_TOWER)
+    tensors["embeddings.word_embeddings.weight"] = np.zeros((), np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"word_embeddings\.weight is \[\] and should be"):
+        read(InitConfig(text=str(tmp_path)))
+
+
+def test_a_pattern_that_is_none_is_said_before_anything_is_read():
+    with pytest.raises(UserError, match=r"init_from\.allow = '\(' is no pattern"):
+        read(InitConfig(text="./absent", allow="("))
 
 
 def test_a_file_of_something_else(tmp_path):

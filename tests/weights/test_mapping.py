@@ -125,6 +125,28 @@ def test_what_is_left_over_is_named_unless_it_is_allowed(case):
     import_tree(tensors, fmt, tree, source="x", allow=r"stranger\..*")
 
 
+def test_names_are_told_as_the_file_has_them(case):
+    fmt, tree, tensors = case
+    prefix = next(iter(fmt.prefixes), "")
+    named = {prefix + name: tensor for name, tensor in tensors.items()}
+    named[f"{prefix}stranger.weight"] = np.zeros(3, np.float32)
+    (gone, wrong, *_) = [name for name in named if "mask" not in name and "1" in name]
+    del named[gone]
+    named[wrong] = np.zeros(1, np.float32)
+    with pytest.raises(UserError) as caught:
+        import_tree(named, fmt, tree, source="x")
+    for said in (f"missing: {gone}", f"another shape: {wrong} is", f"over: {prefix}stranger"):
+        assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("allow", [r"stranger\..*", r"bert\.stranger\..*"])
+def test_what_may_be_left_over_is_named_with_the_prefix_or_without_it(allow):
+    tree = random(text_shapes())
+    tensors = export_tree(tree, bert.TEXT_TOWER) | {"stranger.weight": np.zeros(3, np.float32)}
+    named = {f"bert.{name}": tensor for name, tensor in tensors.items()}
+    import_tree(named, bert.TEXT_TOWER, tree, source="x", allow=allow)
+
+
 def test_another_shape_is_named_with_both(case):
     fmt, tree, tensors = case
     name = next(name for name in tensors if tensors[name].ndim >= 2)

@@ -54,6 +54,7 @@ def test_the_same_grid_is_not_touched():
     assert resized_positions(before, 4, Resize.BICUBIC) is before
 
 
-def test_what_is_no_square_is_refused():
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_what_is_no_square_is_refused(rows):
     with pytest.raises(UserError, match="are no square grid"):
-        resized_positions(np.zeros((7, 3)), 4, Resize.BICUBIC)
+        resized_positions(np.zeros((rows, 3)), 4, Resize.BICUBIC)

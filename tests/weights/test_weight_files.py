@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
 from cots_jax.errors import UserError
+from cots_jax.switches import Precision
+from cots_jax.weights.dalle import read_dalle
 from cots_jax.weights.files import read_tensors
 
 TENSORS = {
@@ -127,6 +129,15 @@ def test_flipped_bytes_in_a_compressed_npz(tmp_path):
     (tmp_path / "w.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"w\.npz cannot be read"):
         read_tensors(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 7, 7)])
+def test_an_image_tokenizer_of_odd_shapes(tmp_path, shape):
+    first, last = "blocks.input.w", "blocks.output.conv.w"
+    tensors = {first: np.zeros(shape, np.float32), last: np.zeros((8, 4, 1, 1), np.float32)}
+    save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"holds no convolutions for blocks\.input\.w and"):
+        read_dalle(tmp_path / "w.safetensors", 2, Precision.FLOAT32)
 
 
 def test_nothing_there(tmp_path):
