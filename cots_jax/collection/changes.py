@@ -30,6 +30,8 @@ from cots_jax.retrieval.index_files import (
     Part,
     Row,
     Storage,
+    damage,
+    fault,
     part_columns,
     part_numbers,
     read_facts,
@@ -71,7 +73,10 @@ def create(folder: str | Path, model: Pretrained, storage: Storage = Storage.FLO
 
 
 def put(folder: str | Path, rows: Sequence[Row], vectors: Float[np.ndarray, "n e"]) -> None:
-    """Adds rows with their unit vectors; a row whose name is there takes its place. UserError."""
+    """Adds rows with their unit vectors; a row whose name is there takes its place.
+
+    UserError, also where a part that would have to be copied is damaged.
+    """
     folder, names = Path(folder), {row.name for row in rows}
     found = check_embeddings(vectors, "picture")
     if len(found) != len(rows) or len(names) != len(rows):
@@ -84,7 +89,7 @@ def put(folder: str | Path, rows: Sequence[Row], vectors: Float[np.ndarray, "n e
 
 
 def delete(folder: str | Path, names: Collection[str]) -> None:
-    """Takes rows away; names that are not there are no error. UserError."""
+    """Takes rows away; names that are not there are no error. UserError as of `put`."""
     _change(Path(folder), set(names), [])
 
 
@@ -107,7 +112,10 @@ def _change(folder: Path, gone: set[str], new: Sequence[Stored]) -> None:
         for number, (part, rows) in enumerate(zip(facts.parts, left, strict=True)):
             if rows.all() and 2 * len(rows) >= PART_ROWS:
                 kept.append(part)
-            else:
+            elif rows.any():  # what is copied gets a new digest, under which damage would be sound
+                wrong = fault(folder, part)
+                if wrong:
+                    raise damage(folder, wrong)
                 old.copy(number, rows, writer)
         for one in new:
             writer.add([one])

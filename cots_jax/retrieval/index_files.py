@@ -315,7 +315,7 @@ def damage(folder: Path, what: str) -> UserError:
     """The error of an index that is not as it was written."""
     return UserError(
         f"{what}: run `python -m cots_jax.search index` for {folder} again, which makes what is "
-        "missing anew"
+        "missing anew, or put all rows again into a new index where a program has filled it"
     )
 
 

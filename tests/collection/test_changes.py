@@ -20,7 +20,15 @@ from cots_jax.collection import changes
 from cots_jax.collection.changes import KIND, delete, put
 from cots_jax.errors import UserError
 from cots_jax.retrieval.index import Index
-from cots_jax.retrieval.index_files import Facts, Row, Storage, part_numbers, write_facts
+from cots_jax.retrieval.index_files import (
+    IMAGES,
+    Facts,
+    Row,
+    Storage,
+    part_file,
+    part_numbers,
+    write_facts,
+)
 
 WIDTH = 6
 
@@ -110,6 +118,22 @@ def test_refusals(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="is the index of"):
         build(tmp_path / "photos", folder, Stub({"step": 1, "checkpoint": "a"}))
     assert len(Index.open(folder)) == 0
+
+
+def test_damaged_vectors_are_not_copied(tmp_path: pathlib.Path) -> None:
+    folder = empty(tmp_path / "index")
+    put_seeds(folder, {"a.jpg": 1, "b.jpg": 2})
+    path = part_file(folder, IMAGES, 0)
+    harmed = bytearray(path.read_bytes())
+    harmed[-1] ^= 1
+    path.write_bytes(harmed)
+    for change in (lambda: put_seeds(folder, {"c.jpg": 3}), lambda: delete(folder, ["a.jpg"])):
+        with pytest.raises(UserError, match=r"img_emb_0\.npy has changed .* into a new index"):
+            change()
+    with pytest.raises(UserError, match=r"img_emb_0\.npy has changed"):
+        contents(folder)
+    put_seeds(folder, {"a.jpg": 1, "b.jpg": 2})  # nothing of it is copied
+    assert contents(folder) == expected({"a.jpg": 1, "b.jpg": 2})
 
 
 PROGRAM = """
