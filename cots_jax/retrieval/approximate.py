@@ -8,12 +8,13 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Int64
 
 from cots_jax.data.prepare.progress import track
 from cots_jax.errors import UserError
 from cots_jax.retrieval.candidates import TopCandidates
 from cots_jax.retrieval.engine import (
+    NONE,
     RECORD_FILE,
     Copy,
     Engine,
@@ -59,10 +60,16 @@ class Approximate:
         k = min(k, len(self.index))
         if keep is not None or k > EFFORTS[-1]:
             return self.index.search(rows, k, keep)
-        keys = self._engine.search(rows, k, self.copy.effort)
-        if (keys < 0).any():  # fewer than there are: a graph may have lost the way
-            return self.index.search(rows, k)
-        return _best_first(self.index, rows, self._first[part_of(keys)] + row_of(keys))
+        found = self.proposed(rows, k)
+        short = (found == NONE).any(axis=1)  # a graph may have lost the way
+        if short.any():
+            found[short] = self.index.search(rows[short], k).index
+        return _best_first(self.index, rows, found)
+
+    def proposed(self, queries: Float32[np.ndarray, "q e"], k: int) -> Int64[np.ndarray, "q k"]:
+        """The rows that the engine itself finds, NONE where it finds no more."""
+        keys = self._engine.search(queries, k, self.copy.effort)
+        return np.where(keys == NONE, NONE, self._first[part_of(keys)] + row_of(keys))
 
 
 def _best_first(
@@ -156,11 +163,14 @@ def forget(folder: Path) -> None:
 
 
 def _measured(index: Index, engine: Engine, copy: Copy, texts: Float32[np.ndarray, "q e"]) -> Copy:
-    """The copy with the least effort that suffices, or else the largest, and its recall."""
+    """The copy with the least effort that suffices, or else the largest, and its recall.
+
+    That is the engine's own: what it does not find is missed, though `search` would find it.
+    """
     exact, tried = index.search(texts, TOP).index, copy
     for effort in EFFORTS:
         tried = dataclasses.replace(copy, effort=effort, texts=len(texts))
-        found = Approximate(index, engine, tried).search(texts, TOP).index
+        found = Approximate(index, engine, tried).proposed(texts, exact.shape[1])
         hits = sum(len(np.intersect1d(one, other)) for one, other in zip(found, exact, strict=True))
         tried = dataclasses.replace(tried, recall=hits / exact.size)
         if tried.recall >= RECALL:

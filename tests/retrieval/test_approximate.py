@@ -14,7 +14,7 @@ from small_index import write
 from cots_jax.errors import UserError
 from cots_jax.retrieval import approximate
 from cots_jax.retrieval.approximate import Approximate, Wanted, follow, forget, searching
-from cots_jax.retrieval.engine import EngineKind, read_copy
+from cots_jax.retrieval.engine import NONE, Copy, Engine, EngineKind, read_copy
 from cots_jax.retrieval.index import Index
 from cots_jax.retrieval.index_files import Storage
 
@@ -70,6 +70,29 @@ def test_an_engine_finds_what_exact_search_finds(tmp_path: pathlib.Path, wanted:
     assert follow(index, wanted, lambda: TEXTS) is None  # nothing to be done
     with searching(index, EngineKind.EXACT) as engine:
         assert engine is index
+
+
+class Forgetful(Engine):
+    """Finds the first rows of the index, whatever is asked, and to every second query one less."""
+
+    place = "x"
+
+    def search(self, queries: np.ndarray, k: int, effort: int) -> np.ndarray:
+        keys = np.tile(np.arange(k), (len(queries), 1))
+        keys[::2, -1] = NONE
+        return keys
+
+
+def test_what_an_engine_misses_is_not_measured_as_found(tmp_path: pathlib.Path) -> None:
+    index = write(tmp_path, [unit(0, 100)])
+    copy = Copy(EngineKind.USEARCH, "", "x", {0: "digest"})
+    measured = approximate._measured(index, Forgetful(), copy, TEXTS)
+    exact = index.search(TEXTS, 10).index
+    kept = np.where(np.arange(20) % 2, 10, 9)[:, None]
+    assert measured.recall == pytest.approx((exact < kept).sum() / 200)
+    found = Approximate(index, Forgetful(), measured).search(TEXTS, 10)
+    np.testing.assert_array_equal(found.index[::2], exact[::2])  # looked for exactly
+    assert (np.sort(found.index[1::2]) == np.arange(10)).all()
 
 
 def test_it_follows_the_index(tmp_path: pathlib.Path, wanted: Wanted) -> None:
