@@ -261,17 +261,30 @@ def _looked_at(
 
 
 def _look(known: Mapping[str, Place], view: View, entry: Entry) -> _Same | _Decoded | Skipped:
+    place = known.get(entry.name)
     try:
         content = entry.read()
-        place = known.get(entry.name)
-        if place is not None and place.digest == content.digest:
-            return _Same(entry, place)
+    except PictureError as fault:
+        return _unread(entry, place, fault)
+    if place is not None and place.digest == content.digest:
+        return _Same(entry, place)
+    try:
         pieces = content.pieces(view)
     except PictureError as fault:
         return Skipped(entry.name, str(fault), entry.stamp)
     row = Row(entry.name, content.captions, entry.stamp, content.digest, content.source)
     rows = [dataclasses.replace(row, start=piece.start, end=piece.end) for piece in pieces]
     return _Decoded(rows, [piece.frames for piece in pieces])
+
+
+def _unread(entry: Entry, place: Place | None, fault: PictureError) -> _Same | Skipped:
+    """Where the system has refused, nothing is known of the picture: it keeps the row that it has,
+    under the stamp of then, so that the next update reads it again."""
+    if not isinstance(fault.__cause__, OSError):
+        return Skipped(entry.name, str(fault), entry.stamp)
+    if place is None:
+        return Skipped(entry.name, str(fault))
+    return _Same(dataclasses.replace(entry, stamp=place.stamp), place)
 
 
 def _touched(old: OldRows, same: _Same) -> list[Stored]:

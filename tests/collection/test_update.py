@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Indexes that follow their collection: restart, damage, refusal, and any sequence of changes."""
 
+import errno
 import fcntl
 import json
 import os
@@ -89,6 +90,28 @@ class TestASecondTime:
         done = build(photos, out, Stub())
         assert (done.embedded, done.facts.skipped) == (1, {})
         assert (out / "skipped.jsonl").read_text() == ""
+
+    def test_what_the_system_refuses_is_read_again(
+        self, photos: pathlib.Path, out: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        build(photos, out, Stub())
+        save_picture(photos / "new.png", 99)
+        save_picture(photos / "0" / "0.png", 98)  # touched
+        before, read = held(out), pathlib.Path.read_bytes
+
+        def fails(path: pathlib.Path) -> bytes:
+            if path.name in ("new.png", "0.png"):
+                raise OSError(errno.EIO, "Input/output error")
+            return read(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pathlib.Path, "read_bytes", fails)
+            assert build(photos, out, Stub()).facts.skipped == {"picture_unreadable": 1}
+        assert held(out).rows == before.rows
+        done = build(photos, out, Stub())
+        assert (done.embedded, done.facts.skipped) == (2, {})
+        build(photos, out.with_name("fresh"), Stub())
+        assert held(out) == held(out.with_name("fresh"))
 
     def test_a_collection_that_was_moved(self, photos: pathlib.Path, out: pathlib.Path) -> None:
         build(photos, out, Stub())
