@@ -337,6 +337,14 @@ class TestToken:
         assert guarded.get("/").status_code == 200
         assert guarded.get("/api/search").status_code == 200
 
+    @pytest.mark.parametrize(
+        "other", ['prefs={"theme":"dark"}', "flag", "a[b]=1", "u=%7B; x=a b c", "name=J\xe9"]
+    )
+    def test_its_cookie_beside_those_of_others(self, guarded: TestClient, other: str) -> None:
+        cookie = f"{other}; cots_search_80={self.TOKEN}; y=1"
+        raw = [(b"cookie", cookie.encode("latin-1"))]
+        assert guarded.get("/api/search", headers=raw).status_code == 200
+
     def test_its_name(self, guarded: TestClient) -> None:
         for host, status in (
             ("photos.example", 401),
