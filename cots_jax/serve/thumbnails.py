@@ -52,7 +52,7 @@ class Thumbnails:
         with self._reading:
             original = self._originals.picture(row, place)
         small = normalise_picture(original, side)
-        return _bare(small) if small is original else small
+        return _bare(small) if small is original or _has_comment(small) else small
 
 
 def decode_sent(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
@@ -72,12 +72,19 @@ def decode_sent(data: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
     return decode_file(data, size)
 
 
+def _has_comment(jpeg: bytes) -> bool:
+    """Of what a picture has beside its pixels, Pillow takes this along into a copy."""
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        return "comment" in picture.info
+
+
 def _bare(jpeg: bytes) -> bytes:
-    """The same picture without what cameras write beside it, such as the place."""
+    """The same picture without what cameras and people write beside it, such as the place."""
     out = io.BytesIO()
     try:
         with Image.open(io.BytesIO(jpeg)) as picture:
-            picture.convert("RGB").save(out, "JPEG", quality=JPEG_QUALITY, icc_profile=None)
+            bare = picture.convert("RGB")
+            bare.save(out, "JPEG", quality=JPEG_QUALITY, icc_profile=None, comment=b"")
     except Exception as error:
         raise PictureError("picture_unreadable") from error
     return out.getvalue()

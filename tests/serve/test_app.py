@@ -178,11 +178,17 @@ class TestPictures:
                 assert "update the index" in error_of(said)
             assert client.get(f"/api/pictures/{ids['red/3.png']}").status_code == 200
 
-    def test_what_a_camera_wrote_beside_a_picture_stays_here(self, tmp_path: pathlib.Path) -> None:
+    @pytest.mark.parametrize("ending", ["jpg", "gif"])
+    @pytest.mark.parametrize("side", [32, 1400])
+    def test_what_was_written_beside_a_picture_stays_here(
+        self, tmp_path: pathlib.Path, ending: str, side: int
+    ) -> None:
         exif = Image.Exif()
         exif[0x010E] = "taken at home"
         (tmp_path / "pictures").mkdir()
-        Image.new("RGB", (32, 32), "red").save(tmp_path / "pictures" / "a.jpg", exif=exif)
+        path = tmp_path / "pictures" / f"a.{ending}"
+        Image.new("RGB", (side, side), "red").save(path, exif=exif, comment=b"my home")
+        assert b"home" in path.read_bytes()
         make_index(tmp_path / "pictures", tmp_path / "index")
         with client_of(tmp_path / "index") as client:
             id = found(client)["hits"][0]["id"]
