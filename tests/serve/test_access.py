@@ -74,6 +74,16 @@ class TestRates:
         for _ in range(100):
             assert rates.wait("a", 1.0) == pytest.approx(1.0)
 
+    @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+    def test_what_costs_more_than_there_ever_is(self, rate: float) -> None:
+        """It is let in, and not more often than the rate says."""
+        now = [0.0]
+        rates = Rates(rate, lambda: now[0])
+        for _ in range(3):
+            assert rates.wait("a", 5.0) == 0.0
+            assert rates.wait("a", 5.0) == pytest.approx(5.0 / rate)
+            now[0] += 5.0 / rate + 1e-6
+
     def test_memory_is_bounded(self) -> None:
         rates = Rates(1.0, lambda: 0.0)
         for number in range(ADDRESSES + 50):
