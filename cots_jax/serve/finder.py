@@ -13,13 +13,13 @@ from cots_jax.collection.query import check_known, weighted_sum
 from cots_jax.errors import UserError
 from cots_jax.retrieval.candidates import TopCandidates
 from cots_jax.serve.gallery import NO_FILTER, Filter, Gallery
-from cots_jax.serve.limits import DEEPEST, SHOWN
+from cots_jax.serve.limits import DEEPEST, LEAST, SHOWN, depth_of
 from cots_jax.serve.ranking import fall_off, leaders
 
 Vector = Float32[np.ndarray, "e"]  # of a question, one long
 BATCHES = (1, 8, 32)  # rows embedded at once, padded to the next of these
 LIKE, UNLIKE = 1.0, -0.5  # weights of stored pictures; -1 would take away what both have in common
-LEAST, MOST = 64, 2048  # pictures sought, and doubled while too few of them lead
+MOST = 2048  # pictures sought; from LEAST on they are doubled while too few of them lead
 ALIKE = 0.99  # cosine from which pictures are folded
 
 
@@ -113,7 +113,8 @@ class Finder:
                 vectors[place] = found
         depth = LEAST
         while vectors:
-            for places in _by_filter(wanted, vectors):
+            ready = [place for place in vectors if depth_of(wanted[place].page) <= depth]
+            for places in _by_filter(wanted, ready):
                 self._search(wanted, vectors, places, depth, pages)
             vectors = {place: v for place, v in vectors.items() if pages[place] is None}
             depth *= 2
@@ -206,9 +207,9 @@ def _shown(
     return Shown(int(rows[place]), float(scores[place]), bool(place < standing_out), alike)
 
 
-def _by_filter(wanted: Sequence[Wanted], vectors: dict[int, Vector]) -> list[list[int]]:
+def _by_filter(wanted: Sequence[Wanted], places: Sequence[int]) -> list[list[int]]:
     together: dict[Filter, list[int]] = defaultdict(list)
-    for place in vectors:
+    for place in places:
         together[wanted[place].filter].append(place)
     return list(together.values())
 

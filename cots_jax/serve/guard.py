@@ -13,7 +13,13 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cots_jax.serve.access import Access
-from cots_jax.serve.limits import PICTURE_BYTES, REQUEST_SECONDS
+from cots_jax.serve.limits import (
+    DEEPEST,
+    LEAST,
+    PICTURE_BYTES,
+    REQUEST_SECONDS,
+    depth_of,
+)
 from cots_jax.serve.metrics import Metrics
 from cots_jax.serve.rates import Rates
 
@@ -31,7 +37,8 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 OPEN = "/health"  # asked by those who hold no token
-COSTS = {"/api/search": 1.0, "/api/vectors": 5.0}  # searches' worth; whatever else, CHEAP
+SEARCH = "/api/search"
+COSTS = {"/api/vectors": 5.0}  # first pages' worth; whatever else that is no search, CHEAP
 CHEAP = 0.05
 TOO_LARGE = f"a picture may have {PICTURE_BYTES // 1024**2} MiB: send a smaller one"
 CLOSE = {"connection": "close"}  # nobody reads the rest of the body
@@ -91,7 +98,7 @@ class Guard:
             if found is not None:
                 return found
         address = (scope.get("client") or ("", 0))[0]
-        seconds = self._rates.wait(address, COSTS.get(path, CHEAP))
+        seconds = self._rates.wait(address, _cost(scope))
         if seconds:
             after = str(math.ceil(seconds))
             return refused(429, f"too many requests: wait {after} s", {"retry-after": after})
@@ -108,7 +115,7 @@ class Guard:
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if self._is_token(bearer) or self._is_token(_cookies(headers).get(cookie, "")):
             return None
-        asked = urllib.parse.parse_qsl(scope["query_string"].decode("latin-1"))
+        asked = _asked(scope)
         if scope["path"] == "/" and self._is_token(dict(asked).get("token", "")):
             rest = urllib.parse.urlencode([pair for pair in asked if pair[0] != "token"])
             page = RedirectResponse("/" + (f"?{rest}" if rest else ""), 303)
@@ -134,6 +141,22 @@ def refused(status: int, why: str, headers: Mapping[str, str] | None = None) -> 
 def busy() -> Response:
     """For what cannot be answered in time."""
     return refused(503, "the service is too busy: try again in a moment", {"retry-after": "2"})
+
+
+def _asked(scope: Scope) -> list[tuple[str, str]]:
+    return urllib.parse.parse_qsl(scope["query_string"].decode("latin-1"))
+
+
+def _cost(scope: Scope) -> float:
+    """What a request takes of its address's rate: of a search, by how many pictures its page has
+    to look at."""
+    if scope["path"] != SEARCH:
+        return COSTS.get(scope["path"], CHEAP)
+    try:
+        page = int(float(dict(_asked(scope)).get("page", 1)))
+    except (ValueError, OverflowError):
+        page = 1  # it will be refused
+    return depth_of(min(max(page, 1), DEEPEST) - 1) / LEAST
 
 
 def _cookies(headers: Headers) -> dict[str, str]:

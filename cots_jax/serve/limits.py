@@ -3,6 +3,7 @@
 
 SHOWN = 30  # pictures of a page
 DEEPEST = 40  # pages
+LEAST = 64  # pictures looked at for an answer
 QUERY_CHARACTERS = 1000
 TERMS = 16  # of an expression, each of which is embedded
 MARKED = 8  # pictures liked, and as many not
@@ -16,3 +17,8 @@ CONNECTIONS = 512
 WAITING = 256  # requests for the device
 ADDRESSES = 10_000  # whose rates are remembered
 BURST = 5.0  # seconds' worth of requests at once
+
+
+def depth_of(page: int) -> int:
+    """How many pictures, a power of two, a page at least has to look at; from 0."""
+    return max(LEAST, 1 << ((page + 1) * SHOWN).bit_length())

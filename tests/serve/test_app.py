@@ -15,6 +15,7 @@ from small_service import client_of, make_index, png, write_pictures
 
 from cots_jax.serve import limits
 from cots_jax.serve.access import Access
+from cots_jax.serve.gallery import Gallery
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,13 @@ class TestSearch:
         assert said["pictures"] == 40
         assert said["folders"] == {f"{n}/": 8 for n in ("red", "green", "blue", "white", "yellow")}
         assert (said["captions"], said["examples"]) == (False, [])
+
+    def test_the_collection_is_counted_once(
+        self, client: TestClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for counting in ("folders", "examples"):
+            monkeypatch.setattr(Gallery, counting, None)
+        assert client.get("/api/collection").status_code == 200
 
 
 class TestPictures:
@@ -302,6 +310,13 @@ class TestRefused:
             assert [answer.status_code for answer in answers[:2]] == [200] * 2  # of five seconds
             refused = [answer for answer in answers if answer.status_code == 429]
             assert refused and int(refused[0].headers["retry-after"]) >= 1
+
+    @pytest.mark.parametrize("page", ["40", "40.0", "1&page=40"])
+    def test_deep_pages_count_for_more(self, out: pathlib.Path, page: str) -> None:
+        with client_of(out, Access(rate=20.0)) as client:
+            answers = [client.get(f"/api/search?q=red&page={page}") for _ in range(5)]
+            assert [answer.status_code for answer in answers[:2]] == [200] * 2
+            assert answers[-1].status_code == 429  # of a hundred first pages
 
     def test_every_answer_is_armoured(self, client: TestClient) -> None:
         for path in ("/", "/page/search.js", "/api/search", "/none", "/api/pictures/x", "/metrics"):

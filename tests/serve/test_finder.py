@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions answered together are answered as they would be alone."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from small_service import SIZE, embed_images, embed_texts, make_index, write_pictures
 
 from cots_jax.collection.expression import Term
 from cots_jax.errors import UserError
+from cots_jax.retrieval.candidates import TopCandidates
 from cots_jax.retrieval.index import Index
-from cots_jax.serve.finder import Embedder, Finder, Page, Wanted
+from cots_jax.serve.finder import MOST, Embedder, Finder, Page, Wanted
 from cots_jax.serve.gallery import Filter, Gallery
+from cots_jax.serve.limits import DEEPEST, SHOWN, depth_of
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,21 @@ def test_pages_go_on_where_many_are_folded(finder: Finder) -> None:
     assert len(shown) == len(set(shown))
     everyone = finder.gallery.vectors(np.arange(len(finder.gallery)))
     assert (everyone @ vectors.T).max(axis=1).min() >= 0.9999 - 1e-6
+
+
+def test_a_deep_page_is_looked_for_once(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not first among as many as are sure to be too few."""
+    depths, search = [], finder.gallery.index.search
+
+    def noting(queries: np.ndarray, k: int, keep: np.ndarray | None = None) -> TopCandidates:
+        depths.append(k)
+        return search(queries, k, keep)
+
+    monkeypatch.setattr(finder.gallery.index, "search", noting)
+    asked = Wanted((words("white"),), alike=2.0)
+    finder.find([dataclasses.replace(asked, page=page) for page in (0, 1, 2, 39)])
+    assert depths == [64, 128, 2048]
+    assert all((page + 1) * SHOWN < depth_of(page) <= MOST for page in range(DEEPEST))
 
 
 def test_the_mixed_order_has_everyone_once(finder: Finder) -> None:
