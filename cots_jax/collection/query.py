@@ -17,7 +17,7 @@ from cots_jax.errors import UserError, WrongUseError
 from cots_jax.pretrained import Pretrained
 from cots_jax.retrieval.approximate import searching
 from cots_jax.retrieval.engine import EngineKind
-from cots_jax.retrieval.index import Index
+from cots_jax.retrieval.index import Index, ReplacedError
 from cots_jax.retrieval.index_files import Facts, Row, read_facts
 
 ALONE = 1  # a query is embedded by itself: the padding of a whole batch would cost its time
@@ -69,11 +69,19 @@ class Looking:
 def ask(folder: Path, question: Question, looking: Looking, model: str = "") -> list[Hit]:
     """The best pictures of an index, best first. model: a workdir; default: the index's own.
 
-    UserError where the model is missing or another than the index was made with.
+    Where the index is brought up to date meanwhile, the new one is asked. UserError where the model
+    is missing or another than the index was made with.
     """
     question.terms()  # what is wrong with it is said before the model is loaded
     if looking.top < 1:
         raise WrongUseError(f"--top={looking.top}: ask for 1 picture or more")
+    try:
+        return _ask(folder, question, looking, model)
+    except ReplacedError:
+        return _ask(folder, question, looking, model)
+
+
+def _ask(folder: Path, question: Question, looking: Looking, model: str) -> list[Hit]:
     index = Index.open(folder)
     keep = index.where(looking.where) if looking.where else None
     query = query_vector(open_model(folder, model), question)

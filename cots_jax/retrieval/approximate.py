@@ -100,7 +100,11 @@ def searching(index: Index, kind: EngineKind | None = None) -> Generator[Index |
     if copy is None or copy.unsure or copy.parts != _present(index.facts):
         yield index
         return
-    with contextlib.closing(_open(index, copy)) as engine:
+    engine = _opened(index, copy)
+    if engine is None:
+        yield index
+        return
+    with contextlib.closing(engine):
         yield Approximate(index, engine, copy)
 
 
@@ -186,3 +190,13 @@ def _open(index: Index, copy: Copy, writable: bool = False) -> Engine:
     if copy.kind is EngineKind.MILVUS:
         return MilvusEngine(copy.uri or default_uri(index.folder), copy.place, index.width)
     return UsearchEngine(index.folder / GRAPHS, copy.place, index.width, writable)
+
+
+def _opened(index: Index, copy: Copy) -> Engine | None:
+    """None where the copy was brought up to date, or taken away, since it was read of."""
+    try:
+        return _open(index, copy)
+    except (UserError, FileNotFoundError):
+        if read_copy(index.folder) == copy:
+            raise
+        return None

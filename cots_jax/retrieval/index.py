@@ -20,6 +20,7 @@ from cots_jax.retrieval.index_files import (
     IMAGES,
     ROW_COLUMNS,
     Facts,
+    Part,
     Row,
     damage,
     fault,
@@ -49,6 +50,10 @@ class _Block:
     vectors: Float[Array, "c e"]
 
 
+class ReplacedError(UserError):
+    """An index was brought up to date after it was opened, and what it was is gone."""
+
+
 class Index:
     """A collection that was embedded; open it with `Index.open`.
 
@@ -58,6 +63,9 @@ class Index:
 
     def __init__(self, folder: Path, facts: Facts):
         self.folder, self.facts = folder, facts
+        short = next(filter(None, (missing(folder, part) for part in facts.parts)), None)
+        if short is not None:
+            raise damage(folder, short)
         self._mapped = [part_vectors(folder, part, IMAGES) for part in facts.parts]
         self._first = np.cumsum([0, *(part.rows for part in facts.parts)])
         self._verified: set[int] = set()
@@ -75,11 +83,11 @@ class Index:
         folder = Path(folder)
         for _ in range(3):
             facts = read_facts(folder)
-            short = next(filter(None, (missing(folder, part) for part in facts.parts)), None)
-            if short is None:
+            try:
                 return cls(folder, facts)
-            if read_facts(folder) == facts:  # nobody has replaced it meanwhile
-                raise damage(folder, short)
+            except UserError:
+                if read_facts(folder) == facts:  # nobody has replaced it meanwhile
+                    raise
         raise UserError(f"{folder} is being written again and again: try once more")
 
     def __len__(self) -> int:
@@ -149,9 +157,7 @@ class Index:
     def _read_column(self, name: str) -> pa.Array:
         """Of all rows; it stays in memory."""
         stored = COLUMNS.get(name, name)
-        for number in range(len(self.facts.parts)):
-            self._verify(number)
-        parts = [part_columns(self.folder, part, [stored])[0] for part in self.facts.parts]
+        parts = [self._columns(number, [stored])[0] for number in range(len(self.facts.parts))]
         return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
 
     def _row(self, index: int) -> Row:
@@ -159,9 +165,7 @@ class Index:
             raise IndexError(f"row {index} of {len(self)}")
         number = int(np.searchsorted(self._first, index, side="right")) - 1
         if number not in self._rows:
-            self._verify(number)
-            part = self.facts.parts[number]
-            self._rows[number] = part_columns(self.folder, part, ROW_COLUMNS)
+            self._rows[number] = self._columns(number, ROW_COLUMNS)
         return row_at(self._rows[number], index - int(self._first[number]))
 
     def _search_tile(
@@ -219,11 +223,23 @@ class Index:
             return
         part = self.facts.parts[number]
         wrong = fault(self.folder, part)
-        if wrong and part not in read_facts(self.folder).parts:
-            raise UserError(f"{self.folder} was brought up to date meanwhile: open it again")
         if wrong:
+            self._refuse_replaced(part)
             raise damage(self.folder, wrong)
         self._verified.add(number)
+
+    def _columns(self, number: int, names: Sequence[str]) -> list[pa.Array]:
+        self._verify(number)
+        part = self.facts.parts[number]
+        try:
+            return part_columns(self.folder, part, names)
+        except UserError:  # unlike vectors, they are not held open
+            self._refuse_replaced(part)
+            raise
+
+    def _refuse_replaced(self, part: Part) -> None:
+        if part not in read_facts(self.folder).parts:
+            raise ReplacedError(f"{self.folder} was brought up to date meanwhile: open it again")
 
 
 def _looked_at(block: _Block, keep: Bool[np.ndarray, "n"] | None) -> Bool[np.ndarray, "c"] | None:

@@ -222,8 +222,9 @@ def missing(folder: Path, part: Part) -> str | None:
     """The first of a part's files that is not there with its size, in words; a quick look."""
     for kind, facts in part.files.items():
         path = part_file(folder, kind, part.number)
-        found = path.stat().st_size if path.is_file() else None
-        if found is None:
+        try:
+            found = path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
             return f"{path} is missing"
         if found != facts.bytes:
             return f"{path} has {found:,} bytes instead of {facts.bytes:,}"
@@ -237,7 +238,11 @@ def fault(folder: Path, part: Part) -> str | None:
         return short
     for kind, facts in part.files.items():
         path = part_file(folder, kind, part.number)
-        if _digest(path) != facts.sha256:
+        try:
+            digest = _digest(path)
+        except FileNotFoundError:  # removed by an update since it was looked for
+            return f"{path} is missing"
+        if digest != facts.sha256:
             return f"{path} has changed since it was written"
     return None
 

@@ -20,9 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stub_index import PART, Stub, build, held, save_picture
 
+from cots_jax.collection import query
 from cots_jax.errors import UserError
-from cots_jax.retrieval.index import Index
-from cots_jax.retrieval.index_files import INDEX_FILE, Storage, part_file, read_facts
+from cots_jax.retrieval.index import Index, ReplacedError
+from cots_jax.retrieval.index_files import (
+    INDEX_FILE,
+    Part,
+    Storage,
+    part_file,
+    part_vectors,
+    read_facts,
+)
 
 
 @pytest.fixture
@@ -240,6 +248,48 @@ class TestDamage:
         (out / INDEX_FILE).write_text(text)
         with pytest.raises(UserError, match=r"index\.json (cannot be read|is of format 2)"):
             Index.open(out)
+
+
+class TestWhileItIsAsked:
+    """An index that is brought up to date is not told to be damaged."""
+
+    def update(self, photos: pathlib.Path, out: pathlib.Path) -> None:
+        """Leaves no part of the index as it was, and six rows."""
+        for number in (0, 1, 2, 3):
+            (photos / f"{number % 3}" / f"{number}.png").unlink(missing_ok=True)
+        build(photos, out, Stub())
+
+    def test_it_is_opened_again(
+        self, photos: pathlib.Path, out: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        build(photos, out, Stub())
+
+        def late(folder: pathlib.Path, part: Part, kind: str) -> np.ndarray:
+            self.update(photos, out)
+            return part_vectors(folder, part, kind)
+
+        monkeypatch.setattr("cots_jax.retrieval.index.part_vectors", late)
+        assert len(Index.open(out)) == 6
+
+    def test_its_rows_are_of_an_index_that_is_gone(
+        self, photos: pathlib.Path, out: pathlib.Path
+    ) -> None:
+        build(photos, out, Stub())
+        index, asked = Index.open(out), np.ones((1, 12), np.float32)
+        before = index.search(asked, 3).index
+        self.update(photos, out)
+        np.testing.assert_array_equal(index.search(asked, 3).index, before)
+        for read in (lambda: index.rows([0]), lambda: index.where('path has "1"')):
+            with pytest.raises(ReplacedError, match="up to date meanwhile: open it again"):
+                read()
+
+    def test_a_question_is_asked_again(
+        self, photos: pathlib.Path, out: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        build(photos, out, Stub())
+        monkeypatch.setattr(query, "open_model", lambda *_: self.update(photos, out))
+        monkeypatch.setattr(query, "query_vector", lambda *_: np.ones(12, np.float32))
+        assert len(query.ask(out, query.Question("red"), query.Looking())) == 6
 
 
 class TestRefusal:

@@ -157,6 +157,22 @@ def test_what_is_wrong_is_said(tmp_path: pathlib.Path, monkeypatch: pytest.Monke
             follow(index, Wanted(kind), lambda: TEXTS)
 
 
+def test_a_graph_that_is_taken_away_meanwhile(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("usearch", reason="needs usearch")
+    index, opened = write(tmp_path, [unit(0, 50)]), approximate._open
+    follow(index, Wanted(EngineKind.USEARCH), lambda: TEXTS)
+
+    def late(index: Index, copy: Copy) -> Engine:
+        forget(tmp_path)
+        return opened(index, copy)
+
+    monkeypatch.setattr(approximate, "_open", late)
+    with searching(index) as engine:
+        assert engine is index
+
+
 def _no_module(name: str) -> None:
     raise ImportError(name)
 
