@@ -11,6 +11,7 @@ from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from cots_jax.data.prepare.pictures import PictureError, strict_decoding
 from cots_jax.errors import UserError
@@ -200,6 +201,10 @@ def _add_errors(app: FastAPI) -> None:
         if str(error) == "picture_too_large":
             return refused(413, "the picture has too many pixels: send a smaller one")
         return refused(422, "this is no picture that can be read: send a JPEG, PNG, WebP or GIF")
+
+    @app.exception_handler(ClientDisconnect)
+    async def hung_up(request: Request, error: ClientDisconnect) -> Response:
+        return refused(400, "the picture came only in part: send it again", CLOSE)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The API over a small collection: what is found, shown and refused."""
 
+import asyncio
 import io
 import pathlib
 import shutil
@@ -11,7 +12,8 @@ import pytest
 from doors import run_prepare
 from fastapi.testclient import TestClient
 from PIL import Image
-from small_service import client_of, make_index, png, write_pictures
+from small_service import client_of, make_index, png, small_app, write_pictures
+from starlette.types import Message
 
 from cots_jax.serve import limits
 from cots_jax.serve.access import Access
@@ -240,6 +242,28 @@ class TestSent:
         head = {"content-type": "image/png"}
         assert client.post("/api/vectors", content=chunks, headers=head).status_code == 413
 
+    def test_a_client_that_hangs_up_is_no_failure(self, out: pathlib.Path) -> None:
+        head = [(b"host", b"127.0.0.1"), (b"content-type", b"image/png")]
+        scope = {"type": "http", "method": "POST", "path": "/api/vectors", "query_string": b"",
+                 "headers": head}  # fmt: skip
+        received = iter(
+            [
+                {"type": "http.request", "body": b"some of it", "more_body": True},
+                {"type": "http.disconnect"},
+            ]
+        )
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return next(received)
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        with small_app(out) as app:
+            asyncio.run(app(scope, receive, send))
+        assert sent[0]["status"] == 400
+
     @pytest.mark.parametrize(
         "vector", ["x", "!!!!", "A" * 8, "AH4AfgB-", "AAAAAAAA", "é", "A" * 9000]
     )
@@ -325,63 +349,6 @@ class TestRefused:
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["cross-origin-resource-policy"] == "same-origin"
             assert "server" not in headers
-
-
-class TestToken:
-    TOKEN = "0123456789abcdef"
-
-    @pytest.fixture
-    def guarded(self, out: pathlib.Path):
-        with client_of(out, Access(self.TOKEN, ("photos.example",), 1e6)) as client:
-            yield client
-
-    def test_nothing_without_it(self, guarded: TestClient) -> None:
-        for path in ("/", "/api/search", "/metrics", "/openapi.json", "/page/search.js", "/none"):
-            said = guarded.get(path)
-            assert said.status_code == 401, path
-            assert "needs its token" in error_of(said)
-        wrong = {"authorization": "Bearer 0123456789abcdeg", "cookie": "cots_search_80=x"}
-        assert guarded.get("/api/search", headers=wrong).status_code == 401
-        assert guarded.get("/api/search?token=" + self.TOKEN).status_code == 401
-        assert guarded.get("/health").status_code == 200
-
-    def test_as_a_header(self, guarded: TestClient) -> None:
-        head = {"authorization": f"Bearer {self.TOKEN}"}
-        assert guarded.get("/api/search", headers=head).status_code == 200
-
-    def test_the_page_takes_a_cookie_and_forgets_the_address(self, guarded: TestClient) -> None:
-        said = guarded.get(f"/?q=red&token={self.TOKEN}")
-        assert (said.status_code, said.headers["location"]) == (303, "/?q=red")
-        cookie = said.headers["set-cookie"]
-        assert "HttpOnly" in cookie
-        assert "SameSite=lax" in cookie
-        assert guarded.get("/").status_code == 200
-        assert guarded.get("/api/search").status_code == 200
-
-    @pytest.mark.parametrize(
-        "other", ['prefs={"theme":"dark"}', "flag", "a[b]=1", "u=%7B; x=a b c", "name=J\xe9"]
-    )
-    def test_its_cookie_beside_those_of_others(self, guarded: TestClient, other: str) -> None:
-        cookie = f"{other}; cots_search_80={self.TOKEN}; y=1"
-        raw = [(b"cookie", cookie.encode("latin-1"))]
-        assert guarded.get("/api/search", headers=raw).status_code == 200
-
-    def test_its_name(self, guarded: TestClient) -> None:
-        for host, status in (
-            ("photos.example", 401),
-            ("Photos.Example:80", 401),
-            ("x.example", 421),
-        ):
-            assert guarded.get("/", headers={"host": host}).status_code == status
-
-    def test_odd_cookies_and_headers(self, guarded: TestClient) -> None:
-        for head in (
-            {"cookie": "a=\x80;;=;"},
-            {"authorization": "Bearer \xe9"},
-            {"cookie": "=" * 999},
-        ):
-            raw = [(name.encode(), value.encode("latin-1")) for name, value in head.items()]
-            assert guarded.get("/", headers=raw).status_code == 401
 
 
 class TestWhatIsSaidOfIt:
