@@ -22,6 +22,7 @@ class Place:
     rows: range
     stamp: str
     digest: str
+    source: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Plan:
     known: Mapping[str, Place]
     untouched: frozenset[int]  # numbers of the parts that stay as they are
     left: Mapping[int, Bool[np.ndarray, "n"]]  # of the others by place in the list: rows that stay
-    suspects: Sequence[Entry]  # new, or with another stamp
+    suspects: Sequence[Entry]  # new, or with another stamp or source
     skipped: Sequence[Skipped]
 
 
@@ -45,7 +46,8 @@ def make_plan(out: Path, source: Source, parts: Sequence[Part], size: int) -> Pl
         for _, pieces in itertools.groupby(part_rows(out, part), lambda row: row.name):
             first, *others = pieces
             rows = range(end, end + 1 + len(others))
-            known[first.name] = Place(number, rows, first.stamp, first.digest)  # the later counts
+            place = Place(number, rows, first.stamp, first.digest, first.source)
+            known[first.name] = place  # the later counts
             end = rows.stop
     live = [np.zeros(part.rows, bool) for part in parts]
     broken = {(one.name, one.stamp): one.reason for one in read_skipped(out) if one.stamp}
@@ -59,7 +61,8 @@ def make_plan(out: Path, source: Source, parts: Sequence[Part], size: int) -> Pl
             seen.add(found.name)
             place = known.get(found.name)
             reason = broken.get((found.name, found.stamp))
-            if place is not None and place.stamp == found.stamp:
+            now = (found.stamp, found.source)
+            if place is not None and (place.stamp, place.source) == now:
                 live[place.part][place.rows] = True
             elif reason is not None:
                 skipped.append(Skipped(found.name, reason, found.stamp))

@@ -49,24 +49,24 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Content:
-    """What a file or record holds. digest: SHA-256 of all of it; source: where a record came from;
-    `pieces` decodes it and raises PictureError; image: the bytes that show it, none of a video
-    file."""
+    """What a file or record holds. digest: SHA-256 of all of it; `pieces` decodes it and raises
+    PictureError; image: the bytes that show it, none of a video file."""
 
     digest: str
     pieces: Callable[[View], Sequence[Piece]]
     image: bytes = b""
     captions: tuple[str, ...] = ()
-    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A picture or video. Equal stamps: it was not touched. `read` raises PictureError."""
+    """A picture or video. Equal stamps: it was not touched. `read` raises PictureError. source:
+    where a record came from, which a folder that is prepared anew may say otherwise."""
 
     name: str
     stamp: str
     read: Callable[[], Content]
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -252,7 +252,12 @@ def _split_entries(split: Split) -> Iterator[Entry | Skipped]:
     for row in range(len(split)):
         record = split.record(row)
         stamp = _content(record, films).digest
-        yield Entry(record.id, stamp, lambda row=row: _content(split.record(row), films))
+        yield Entry(
+            record.id,
+            stamp,
+            lambda row=row: _content(split.record(row), films),
+            record.source_row,
+        )
 
 
 def _content(record: Record, films: bool) -> Content:
@@ -266,7 +271,7 @@ def _content(record: Record, films: bool) -> Content:
         wanted = middle_frames(len(stored), view.frames if films else 1)
         return [Piece(np.stack([_decode_record(stored[frame], view.size) for frame in wanted]))]
 
-    return Content(digest.hexdigest(), pieces, record.image, record.captions, record.source_row)
+    return Content(digest.hexdigest(), pieces, record.image, record.captions)
 
 
 def _decode_record(image: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:

@@ -272,7 +272,7 @@ def _look(known: Mapping[str, Place], view: View, entry: Entry) -> _Same | _Deco
         pieces = content.pieces(view)
     except PictureError as fault:
         return Skipped(entry.name, str(fault), entry.stamp)
-    row = Row(entry.name, content.captions, entry.stamp, content.digest, content.source)
+    row = Row(entry.name, content.captions, entry.stamp, content.digest, entry.source)
     rows = [dataclasses.replace(row, start=piece.start, end=piece.end) for piece in pieces]
     return _Decoded(rows, [piece.frames for piece in pieces])
 
@@ -288,10 +288,10 @@ def _unread(entry: Entry, place: Place | None, fault: PictureError) -> _Same | S
 
 
 def _touched(old: OldRows, same: _Same) -> list[Stored]:
-    """The rows of a file that was touched; its new stamp is known from now on."""
+    """The rows of a file that was touched; its new stamp and source are known from now on."""
     found = [old.row(same.place.part, row) for row in same.place.rows]
-    stamp = same.entry.stamp
-    return [Stored(dataclasses.replace(one.row, stamp=stamp), one.vectors) for one in found]
+    now = {"stamp": same.entry.stamp, "source": same.entry.source}
+    return [Stored(dataclasses.replace(one.row, **now), one.vectors) for one in found]
 
 
 def _embed(

@@ -117,12 +117,12 @@ class TestATar:
 
 
 class TestASplit:
-    def prepare(self, root: pathlib.Path, captions: list[str]) -> None:
+    def prepare(self, root: pathlib.Path, captions: list[str], backwards: bool = False) -> None:
         for number in range(len(captions)):
             save_picture(root / "photos" / f"{number}.png", number)
         lines = [json.dumps({"image": f"{number}.png", "caption": caption.split("|")})
                  for number, caption in enumerate(captions)]  # fmt: skip
-        (root / "captions.jsonl").write_text("\n".join(lines))
+        (root / "captions.jsonl").write_text("\n".join(lines[::-1] if backwards else lines))
         shutil.rmtree(root / "mine", ignore_errors=True)
         flags = ["--captions=captions.jsonl", "--images=photos", "--out=mine", "--held_out=0"]
         assert run_prepare(root, "pairs", *flags).status == 0
@@ -142,6 +142,18 @@ class TestASplit:
         again = Stub()
         done = build(images, out, again)
         assert (again.embedded, done.dropped) == (2, 1)
+        build(images, tmp_path / "fresh", Stub())
+        assert held(out) == held(tmp_path / "fresh")
+
+    def test_where_a_record_comes_from_is_that_of_now(self, tmp_path: pathlib.Path) -> None:
+        self.prepare(tmp_path, ["a red car", "two dogs", "a tree"])
+        images, out = f"{tmp_path / 'mine'}#train", tmp_path / "index"
+        build(images, out, Stub())
+        self.prepare(tmp_path, ["a red car", "two dogs", "a tree"], backwards=True)
+        again = Stub()
+        build(images, out, again)
+        assert again.embedded == 0
+        assert held(out).rows["0.png"][0].source == "captions.jsonl:3"
         build(images, tmp_path / "fresh", Stub())
         assert held(out) == held(tmp_path / "fresh")
 
