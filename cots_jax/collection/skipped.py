@@ -30,9 +30,9 @@ def read_skipped(folder: Path) -> list[Skipped]:
         return []
 
 
-def in_words(counts: dict[str, int]) -> str:
-    """Counts by reason in one line."""
+def in_words(counts: dict[str, int], listed: bool = True) -> str:
+    """Counts by reason in one line; listed: in SKIPPED_FILE."""
     if not counts:
         return "nothing was skipped"
     counted = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()))
-    return f"skipped {counted} (see {SKIPPED_FILE})"
+    return f"skipped {counted} (see {SKIPPED_FILE})" if listed else f"skipped {counted}"

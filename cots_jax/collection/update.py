@@ -123,7 +123,8 @@ def _update(out: Path, before: Facts | None, source: Source, maker: Maker, size:
     made_by = made_by_of(source, maker)
     parts = usable_parts(out, before, made_by)
     whole = before is not None and list(before.parts) == parts
-    if before is not None and whole and source.state and _state(before) == source.state:
+    listed = (out / SKIPPED_FILE).exists()  # who removes it has all of it looked at again
+    if before is not None and whole and listed and source.state and _state(before) == source.state:
         return Updated(before, before, 0)
     plan = make_plan(out, source, parts, size)
     writer = PartsWriter(out, maker.storage, made_by, size)
@@ -131,13 +132,16 @@ def _update(out: Path, before: Facts | None, source: Source, maker: Maker, size:
     kept = [part for part in parts if part.number in plan.untouched]
     final = (*kept, *writer.finish())
     skipped = [*plan.skipped, *done.skipped]
-    if skipped != read_skipped(out) or not (out / SKIPPED_FILE).exists():
-        write_skipped(out, skipped)
     counts = dict(Counter(one.reason for one in skipped))
-    if not final and source.task is None:
+    refused = not final and source.task is None
+    as_it_was = refused and before is not None  # and the list with it
+    if not as_it_was and (not listed or skipped != read_skipped(out)):
+        write_skipped(out, skipped)
+    if refused:
         what = "video" if source.location["kind"] == VIDEOS else "picture"
         place = _place(source.location)
-        raise UserError(f"no {what} of {place} can be used: {in_words(counts)}")
+        why = in_words(counts, listed=not as_it_was)
+        raise UserError(f"no {what} of {place} can be used: {why}")
     facts = _facts(out, source, maker, final, counts)
     if facts != before:
         write_facts(out, facts)

@@ -166,6 +166,16 @@ class TestASplit:
         monkeypatch.setattr("cots_jax.collection.sources._split_entries", None)
         assert "nothing changed" in build(images, out, Stub()).summary(out)
 
+    def test_without_the_list_of_skipped_ones_all_is_looked_at(
+        self, tmp_path: pathlib.Path
+    ) -> None:
+        self.prepare(tmp_path, ["a red car"])
+        images, out = f"{tmp_path / 'mine'}#train", tmp_path / "index"
+        build(images, out, Stub())
+        (out / "skipped.jsonl").unlink()
+        assert "nothing changed" in build(images, out, Stub()).summary(out)
+        assert (out / "skipped.jsonl").exists()
+
     def test_a_prepared_folder_needs_its_split(self, tmp_path: pathlib.Path) -> None:
         self.prepare(tmp_path, ["a red car"])
         with pytest.raises(UserError, match=r"name one of its splits, --images=.*mine#train"):

@@ -325,9 +325,11 @@ class TestRefusal:
         for path in photos.rglob("*.png"):
             path.unlink()
         (photos / "notes.txt").write_text("none left")
-        with pytest.raises(UserError, match=r"no picture .* used: skipped file_ending_unk"):
+        listed = (out / "skipped.jsonl").read_text()
+        with pytest.raises(UserError, match=r"no picture .* used: skipped file_ending_unknown 1$"):
             build(photos, out, Stub())
         assert held(out) == before
+        assert (out / "skipped.jsonl").read_text() == listed
 
     def test_of_vectors_that_are_not_finite(
         self, photos: pathlib.Path, out: pathlib.Path, monkeypatch: pytest.MonkeyPatch
