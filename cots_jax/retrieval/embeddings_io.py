@@ -5,6 +5,7 @@
 Rows are scored as they are: normalise them first where cosine similarity is meant.
 """
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,11 @@ def load_embeddings(image_npy: Path, text_npy: Path, text_image_npy: Path) -> Em
 
 def _load(path: Path) -> Shaped[np.ndarray, "..."]:
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:  # NumPy leaves that of a cut .npz open
+            array = np.load(file, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"there is no {path}: give the path of a .npy file") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} cannot be read as a plain .npy array ({error}): write it with numpy.save, "
             "numbers only"

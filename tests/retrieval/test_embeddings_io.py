@@ -77,3 +77,6 @@ def test_files_that_are_no_array(tmp_path):
     np.savez(several, a=GOOD["I"])
     with pytest.raises(UserError, match="several arrays"):
         load_embeddings(several, good, good)
+    several.write_bytes(several.read_bytes()[:-8])
+    with pytest.raises(UserError, match="cannot be read"):
+        load_embeddings(several, good, good)
