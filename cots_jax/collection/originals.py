@@ -66,6 +66,7 @@ def open_originals(location: Mapping[str, Any]) -> Generator[Originals]:
             f"the pictures of this index were in {path}, which is not there: mount it, or run "
             "`python -m cots_jax.search index` where they are now"
         )
+    path = path.resolve()  # a link may lead to where it was moved; none leads out from there
     if location["kind"] == VIDEOS:
         decoder()  # whether there is one is said at once
         yield Originals(functools.partial(_frame, path), functools.partial(_video, path))

@@ -165,7 +165,8 @@ def refuse_other(out: Path, before: Facts, source: Source, maker: Maker) -> None
         )
     place = {name: value for name, value in before.images.items() if name != "state"}
     moved = {**place, "path": source.location["path"]} == source.location
-    moved &= not Path(place["path"]).exists()
+    old = Path(place["path"])
+    moved &= not old.exists() or str(old.resolve()) == source.location["path"]
     if place != source.location and not moved:
         raise UserError(f"{out} is the index of {_place(place)}: {remedy}")
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from stub_index import PART, Stub, build, held, save_picture
 
 from cots_jax.collection import query
+from cots_jax.collection.originals import open_originals
 from cots_jax.errors import UserError
 from cots_jax.retrieval.index import Index, ReplacedError
 from cots_jax.retrieval.index_files import (
@@ -126,6 +127,19 @@ class TestASecondTime:
         moved = photos.rename(photos.with_name("moved"))
         again = Stub()
         assert build(moved, out, again).embedded == 0
+        assert read_facts(out).images["path"] == str(moved)
+
+    def test_a_collection_that_was_moved_behind_a_link(
+        self, photos: pathlib.Path, out: pathlib.Path
+    ) -> None:
+        build(photos, out, Stub())
+        moved = photos.rename(photos.with_name("moved"))
+        photos.symlink_to(moved, target_is_directory=True)
+        (row,) = Index.open(out).rows([0])
+        with open_originals(read_facts(out).images) as originals:
+            assert originals.picture(row, 0) == (moved / row.name).read_bytes()
+        again = Stub()
+        assert build(photos, out, again).embedded == 0
         assert read_facts(out).images["path"] == str(moved)
 
     def test_small_parts_are_joined(self, photos: pathlib.Path, out: pathlib.Path) -> None:
