@@ -3,6 +3,7 @@
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,15 +15,20 @@ from cots_jax.retrieval.index_files import IMAGES, TEXTS, Part, part_rows, part_
 
 
 class OldRows:
-    """Of some parts, by their places in the list; a part stays open once it was asked for."""
+    """Of some parts, by their places in the list; a part stays open once it was asked for.
+
+    given: how many rows of each were asked for.
+    """
 
     def __init__(self, out: Path, parts: Sequence[Part]):
         self._out, self._parts = out, parts
+        self.given: Counter[int] = Counter()
         self._rows = functools.cache(lambda number: part_rows(out, parts[number]))
         self._vectors = functools.cache(self._map)
 
     def row(self, number: int, row: int) -> Stored:
         """One row of one part."""
+        self.given[number] += 1
         vectors = {kind: np.array(matrix[row]) for kind, matrix in self._vectors(number).items()}
         return Stored(self._rows(number)[row], vectors)
 

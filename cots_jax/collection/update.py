@@ -78,18 +78,14 @@ class Maker:
 
 @dataclasses.dataclass(frozen=True)
 class Updated:
-    """What an update did, in pictures."""
+    """What an update did, in pictures. dropped: rows of the index before whose pictures are gone,
+    or were embedded again; tasks: whose parts were taken over."""
 
     before: Facts | None
     facts: Facts
     embedded: int
-    tasks: int = 0  # whose parts were taken over
-
-    @property
-    def dropped(self) -> int:
-        """Rows of the index before whose pictures are gone, or were embedded again."""
-        old = 0 if self.before is None else self.before.rows
-        return max(0, old + self.embedded - self.facts.rows)
+    dropped: int = 0
+    tasks: int = 0
 
     def summary(self, out: Path) -> str:
         """In one line."""
@@ -147,7 +143,7 @@ def _update(out: Path, before: Facts | None, source: Source, maker: Maker, size:
         write_facts(out, facts)
     for number in set(part_numbers(out)) - {part.number for part in final}:
         remove_part(out, number)
-    return Updated(before, facts, done.embedded)
+    return Updated(before, facts, done.embedded, _dropped(before, plan, done))
 
 
 def refuse_other(out: Path, before: Facts, source: Source, maker: Maker) -> None:
@@ -219,6 +215,7 @@ class _Decoded:
 class _Done:
     embedded: int
     skipped: Sequence[Skipped]
+    copied: Counter[int]  # rows of the plan's parts, by their places in its list
 
 
 def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWriter) -> _Done:
@@ -252,7 +249,7 @@ def _write(out: Path, source: Source, maker: Maker, plan: Plan, writer: PartsWri
             flush()
             rows = 0
     flush()
-    return _Done(embedded, skipped)
+    return _Done(embedded, skipped, old.given)
 
 
 def _looked_at(
@@ -311,6 +308,19 @@ def _embed(
     vectors = zip(*by_kind.values(), strict=True)
     for one in decoded:
         yield [Stored(row, dict(zip(by_kind, next(vectors), strict=True))) for row in one.rows]
+
+
+def _dropped(before: Facts | None, plan: Plan, done: _Done) -> int:
+    """Beside the parts of the index before there may be some of a killed run, and of tasks."""
+    if before is None:
+        return 0
+    own = {part.number for part in before.parts}
+    stay = (
+        part.rows if part.number in plan.untouched else done.copied[place]
+        for place, part in enumerate(plan.parts)
+        if part.number in own
+    )
+    return before.rows - sum(stay)
 
 
 def _facts(
