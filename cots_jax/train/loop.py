@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import signal
 import sys
@@ -120,7 +121,7 @@ def _run(
         progress.note(f"checkpoint {damage.step} is damaged and passed over: {damage.reason}")
     if start >= total:
         progress.note(f"{workdir} is trained to step {start} of {total}: nothing to do")
-        _copied(mirror)
+        _copied(mirror, keep)
         return Outcome(start, total, 0, False, {})
     progress.note(
         f"{config.name}: {'resuming at' if start else 'from'} step {start} of {total}, "
@@ -174,7 +175,7 @@ def _run(
         task.logged, log, progress, clock, guard, skipped, pace, use, first_start(workdir)
     )
     best = Best(workdir) if config.keep_best is Switch.ON else None
-    saver = checkpoint.Saver(workdir / CHECKPOINTS, after=mirror.send)
+    saver = checkpoint.Saver(workdir / CHECKPOINTS, after=functools.partial(mirror.send, keep))
     watchdog = Watchdog(config.stalled_after)
     trace = Trace(workdir / "profile", profiled)
     running = None  # a number of the step that the devices are at
@@ -248,13 +249,13 @@ def _run(
         dropped.close()
         progress.close()
     if done:
-        _copied(mirror)
+        _copied(mirror, keep)
     return Outcome(step, total, step - start, not done, reporter.metrics)
 
 
-def _copied(mirror: Mirror | NoMirror) -> None:
+def _copied(mirror: Mirror | NoMirror, keep: checkpoint.Keep) -> None:
     """Sends what was written since. Raises UserError in all processes where it does not arrive."""
-    mirror.send()
+    mirror.send(keep)
     behind = f"all is in the workdir, but {mirror.behind}: start again by the same command"
     refuse_together(UserError(behind) if mirror.behind else None)
 

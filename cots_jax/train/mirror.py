@@ -43,19 +43,20 @@ class Mirror:
 
     # ---------------------------------------------------------------- to the place
 
-    def send(self) -> None:
+    def send(self, keep: checkpoint.Keep) -> None:
         """Brings the copy up to date; a failure is kept in `behind`, and the next call tries again.
 
-        Checkpoints that the run has deleted are deleted there, too, but for those of later steps.
+        keep: what stays of the checkpoints here and there together, since a disk that was lost
+        takes those that stay for good with it. Those of later steps than the run's stay, too.
         """
         try:
-            self._send()
+            self._send(keep)
         except Exception as error:  # each kind of store has errors of its own
             self.behind = f"the copy at {self._place} is behind: {_words(error)}"
         else:
             self.behind = ""
 
-    def _send(self) -> None:
+    def _send(self, keep: checkpoint.Keep) -> None:
         here, there = self._here(), self._there()
         plain = [n for n in here if not SIGNED.fullmatch(n) and self._sent.get(n) != here[n]]
         self._put([name for name in plain if name == CONFIG])  # by which a copy is known for one
@@ -72,8 +73,11 @@ class Mirror:
             self._arrived({name: here[name][0] for name in rest})
             self._put([last])
         newest = max((_step(folder) for folder in own), default=0)
+        whole = {f for f in (own | _folders(there)) if f.startswith(f"{checkpoint.FOLDER}/")}
+        kept = keep.names({_step(folder) for folder in whole if _step(folder) <= newest})
         for folder in _folders(there, whole=False).keys() - own.keys():
-            if _step(folder) < newest:
+            stays = folder in whole and _step(folder) in kept
+            if _step(folder) < newest and not stays:
                 self._remove(folder, there)
 
     def _arrived(self, sizes: Mapping[str, int]) -> None:
@@ -204,7 +208,7 @@ class NoMirror:
 
     behind = ""
 
-    def send(self) -> None:
+    def send(self, keep: checkpoint.Keep) -> None:
         """Does nothing."""
 
     def fetch(self, same_run: Callable[[Config], None], say: Say) -> None:

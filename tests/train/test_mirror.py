@@ -18,6 +18,7 @@ from cots_jax.schema import Config
 from cots_jax.train.assemble import claimed
 from cots_jax.train.mirror import Mirror
 
+KEEP = checkpoint.Keep(2)
 TINY = f"--config={PROJECT / 'configs' / 'tiny.py'}"
 
 
@@ -89,7 +90,7 @@ class TestThereAndBack:
         run = write_run(tmp_path / "run", 10, 20)
         write_step(run, 10, checkpoint.BEST)
         before = names(run) - {".lock"}
-        Mirror(run, place).send()
+        Mirror(run, place).send(KEEP)
         shutil.rmtree(run)
         run.mkdir()
         said = fetched(Mirror(run, place))
@@ -105,14 +106,14 @@ class TestThereAndBack:
 
     def test_what_is_not_newer_stays_there(self, place: str, tmp_path: pathlib.Path) -> None:
         run = write_run(tmp_path / "run", 10)
-        Mirror(run, place).send()
+        Mirror(run, place).send(KEEP)
         (run / "metrics.jsonl").write_text("newer")
         assert fetched(Mirror(run, place)) == []
         assert (run / "metrics.jsonl").read_text() == "newer"
 
     def test_a_damaged_own_one_is_healed(self, place: str, tmp_path: pathlib.Path) -> None:
         run = write_run(tmp_path / "run", 10)
-        Mirror(run, place).send()
+        Mirror(run, place).send(KEEP)
         (run / "checkpoints" / "10" / "facts.json").write_text("{}")
         assert fetched(Mirror(run, place)) == [f"step 10 came back from {place}"]
         assert checkpoint.verify(run / "checkpoints" / "10") is None
@@ -121,7 +122,7 @@ class TestThereAndBack:
     def test_a_damaged_copy_is_passed_over(self, place: str, tmp_path: pathlib.Path) -> None:
         run = write_run(tmp_path / "run", 10, 20)
         mirror = Mirror(run, place)
-        mirror.send()
+        mirror.send(KEEP)
         mirror._fs.pipe_file(f"{mirror._root}/checkpoints/20/facts.json", b"{}")
         shutil.rmtree(run)
         run.mkdir()
@@ -136,7 +137,7 @@ class TestKilledOnTheWayBack:
     ) -> None:
         config = a_config(f"--config.mirror={place}")
         run = write_run(tmp_path / "run", 10)
-        Mirror(run, place).send()
+        Mirror(run, place).send(KEEP)
         shutil.rmtree(run)
         with monkeypatch.context() as broken:
             broken.setattr(Mirror, "_fetch", lambda *_: 1 / 0)
@@ -149,7 +150,7 @@ class TestKilledOnTheWayBack:
 
     def test_within_the_checkpoint(self, place: str, tmp_path: pathlib.Path) -> None:
         run = write_run(tmp_path / "run", 10)
-        Mirror(run, place).send()
+        Mirror(run, place).send(KEEP)
         shutil.rmtree(run)
         left = run / "checkpoints" / "10.fetching" / "half"
         left.parent.mkdir(parents=True)
@@ -161,7 +162,7 @@ class TestKilledOnTheWayBack:
         self, place: str, tmp_path: pathlib.Path
     ) -> None:
         run = write_run(tmp_path / "run", 10)
-        Mirror(run, place).send()
+        Mirror(run, place).send(KEEP)
         for _ in range(2):
             (run / "checkpoints" / "10" / "facts.json").write_text("{}")
             assert fetched(Mirror(run, place)) == [f"step 10 came back from {place}"]
@@ -175,36 +176,54 @@ class TestWhatIsSent:
             (run / name).parent.mkdir(parents=True, exist_ok=True)
             (run / name).touch()
         mirror = Mirror(run, place)
-        mirror.send()
+        mirror.send(KEEP)
         assert mirror.behind == ""
         assert set(mirror._there()) == wanted
 
     def test_what_the_run_deletes_goes_there_too(self, place: str, tmp_path: pathlib.Path) -> None:
         run = write_run(tmp_path / "run", 10, 20)
         mirror = Mirror(run, place)
-        mirror.send()
+        mirror.send(KEEP)
         shutil.rmtree(run / "checkpoints" / "10")
         write_step(run, 30)
-        mirror.send()
+        mirror.send(KEEP)
         steps = {name.split("/")[1] for name in mirror._there() if name.startswith("checkpoints/")}
+        assert steps == {"20", "30"}
+
+    def test_what_stays_for_good_outlives_a_lost_disk(
+        self, place: str, tmp_path: pathlib.Path
+    ) -> None:
+        keep = checkpoint.Keep(1, every=10)
+        run = write_run(tmp_path / "run", 10, 20, 25)
+        mirror = Mirror(run, place)
+        mirror.send(keep)
+        mirror._remove("checkpoints/10", {"checkpoints/10/manifest.json": 0})  # half of it is left
+        shutil.rmtree(run)
+        run.mkdir()
+        other = Mirror(run, place)
+        assert fetched(other) == [f"step 25 came back from {place}"]
+        write_step(run, 30)
+        shutil.rmtree(run / "checkpoints" / "25")
+        other.send(keep)
+        steps = {name.split("/")[1] for name in other._there() if name.startswith("checkpoints/")}
         assert steps == {"20", "30"}
 
     def test_later_steps_there_stay(self, place: str, tmp_path: pathlib.Path) -> None:
         run = write_run(tmp_path / "run", 10, 20)
         mirror = Mirror(run, place)
-        mirror.send()
+        mirror.send(KEEP)
         shutil.rmtree(run / "checkpoints" / "20")
-        mirror.send()
+        mirror.send(KEEP)
         assert "checkpoints/20/manifest.json" in mirror._there()
 
     def test_the_same_step_written_anew(self, place: str, tmp_path: pathlib.Path) -> None:
         run = write_run(tmp_path / "run", 10)
         mirror = Mirror(run, place)
-        mirror.send()
+        mirror.send(KEEP)
         path = run / "checkpoints" / "10"
         (path / "facts.json").write_text('{"step": 10, "other": 1}')
         manifest.write(path, {"step": 10})
-        mirror.send()
+        mirror.send(KEEP)
         shutil.rmtree(run)
         run.mkdir()
         fetched(mirror)
@@ -215,11 +234,11 @@ class TestWhatIsSent:
     ) -> None:
         run = write_run(tmp_path / "run", 10)
         mirror = Mirror(run, place)
-        mirror.send()
+        mirror.send(KEEP)
         sent: list[str] = []
         monkeypatch.setattr(mirror, "_put", sent.extend)
         (run / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
-        mirror.send()
+        mirror.send(KEEP)
         assert sent == ["metrics.jsonl"]
 
 
@@ -232,17 +251,17 @@ class TestACutConnection:
     ) -> None:
         run = write_run(tmp_path / "run", 10)
         mirror = Mirror(run, place)
-        mirror.send()
+        mirror.send(KEEP)
         write_step(run, 20)
         (run / "metrics.jsonl").write_text('{"step": 20}\n')
         mended = failing_at(mirror, monkeypatch, word)
-        mirror.send()
+        mirror.send(KEEP)
         assert mirror.behind == f"the copy at {place} is behind: OSError: connection lost"
         other = tmp_path / "other"
         other.mkdir()
         assert fetched(Mirror(other, place)) == [f"step 10 came back from {place}"]
         mended()
-        mirror.send()
+        mirror.send(KEEP)
         assert mirror.behind == ""
         assert fetched(Mirror(other, place)) == [f"step 20 came back from {place}"]
 
@@ -259,7 +278,7 @@ class TestACutConnection:
                 mirror._fs.pipe_file(f"{mirror._root}/checkpoints/10/towers/d/0", b"12")
 
         monkeypatch.setattr(mirror, "_put", short)
-        mirror.send()
+        mirror.send(KEEP)
         assert "checkpoints/10/towers/d/0 has 2 bytes there instead of 1000" in mirror.behind
         assert "checkpoints/10/manifest.json" not in mirror._there()
 
@@ -269,14 +288,14 @@ class TestACutConnection:
         run = write_run(tmp_path / "run", 10)
         mirror = Mirror(run, place)
         failing_at(mirror, monkeypatch, "metrics")
-        mirror.send()
+        mirror.send(KEEP)
         assert mirror.behind
         assert fetched(Mirror(run, place)) == []
 
 
 class TestPlacesThatAreRefused:
     def test_of_another_run(self, place: str, tmp_path: pathlib.Path) -> None:
-        Mirror(write_run(tmp_path / "run", 10), place).send()
+        Mirror(write_run(tmp_path / "run", 10), place).send(KEEP)
         with pytest.raises(UserError, match="another config"):
             fetched(Mirror(tmp_path / "other", place), a_config("--config.seed=1"))
         assert not (tmp_path / "other").exists()
@@ -284,7 +303,7 @@ class TestPlacesThatAreRefused:
     def test_a_folder_with_something_else_is_not_written_to(
         self, place: str, tmp_path: pathlib.Path
     ) -> None:
-        Mirror(write_run(tmp_path / "run", 10), place).send()
+        Mirror(write_run(tmp_path / "run", 10), place).send(KEEP)
         (tmp_path / "home").mkdir()
         (tmp_path / "home" / "thesis.tex").touch()
         config = a_config(f"--config.mirror={place}")
@@ -315,5 +334,5 @@ class TestPlacesThatAreRefused:
     def test_that_cannot_be_written(self, tmp_path: pathlib.Path) -> None:
         (tmp_path / "file").touch()
         mirror = Mirror(write_run(tmp_path / "run", 10), str(tmp_path / "file" / "below"))
-        mirror.send()
+        mirror.send(KEEP)
         assert mirror.behind.startswith(f"the copy at {tmp_path / 'file' / 'below'} is behind: ")

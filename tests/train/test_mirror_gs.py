@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from test_mirror import fetched, names, write_run, write_step
+from test_mirror import KEEP, fetched, names, write_run, write_step
 
 from cots_jax import checkpoint
 from cots_jax.errors import UserError
@@ -32,11 +32,11 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_lost_disk_comes_back(bucket: str, tmp_path: pathlib.Path) -> None:
     run = write_run(tmp_path / "run", 10, 20)
     mirror = Mirror(run, bucket)
-    mirror.send()
+    mirror.send(KEEP)
     assert mirror.behind == ""
     write_step(run, 30)
     shutil.rmtree(run / "checkpoints" / "10")
-    mirror.send()
+    mirror.send(KEEP)
     assert not any(name.startswith("checkpoints/10/") for name in mirror._there())
     wanted = {name for name in names(run) if not name.startswith("checkpoints/20/")} - {".lock"}
     shutil.rmtree(run)
