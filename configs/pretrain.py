@@ -13,7 +13,7 @@ Each source is a folder made by `prepare`, with the codes of its pictures:
     python -m cots_jax.prepare pairs --captions=cc3m.jsonl --images=cc3m.tar --longest_side=512 \\
         --out=data/cc3m --image_tokens=dalle.safetensors
 
-docs/cost.md counts what a pair costs: 884 GFLOP. We have not run this to its end, so there is no
+docs/cost.md counts what a pair costs: 836.5 GFLOP. We have not run this to its end, so there is no
 expected result; docs/method.md says what others report.
 
 Tags: R = reported or remembered, not checked against the paper's text; O = own choice.
@@ -105,7 +105,7 @@ def get_config(names: str = "") -> ConfigDict:
     )
     config.optimizer = ConfigDict(
         {
-            "learning_rate": "5e-5 @ 5 epochs, 0 @ 100%",  # 5e-5 for 5 epochs, then linear; R
+            "learning_rate": "5e-5 @ 25%, 0 @ 100%",  # 5e-5 for 5 epochs of 20, then linear; R
             "weight_decay": 0.01,  # O
             "b2": 0.999,  # O
             "clip": 1.0,  # O

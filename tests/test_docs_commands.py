@@ -5,6 +5,7 @@ Some are run as they stand, in a folder that has what the pages speak of. tests/
 runs all of its page.
 """
 
+import dataclasses
 import importlib.util
 import pathlib
 import re
@@ -25,6 +26,9 @@ from cots_jax.data.prepare.flags import parser as prepare_parser
 from cots_jax.offline.flags import parse_flags as parse_evaluate
 from cots_jax.planning.flags import parse_flags as parse_plan
 from cots_jax.portable.flags import parse_flags as parse_export
+from cots_jax.schedule import Clockwork
+from cots_jax.switches import Task
+from cots_jax.train.cots import read_schedules
 
 PAGES = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
 
@@ -90,6 +94,23 @@ def test_commands_are_found() -> None:
 def test_a_command_is_understood(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     PARSERS[command.door](command.words)
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in commands() if c.is_whole and c.door == "main"], ids=str
+)
+def test_the_schedules_of_a_command_go_on(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a duration in steps is shorter than an epoch of a large set."""
+    monkeypatch.chdir(PROJECT)
+    config = parse_arguments(command.words, "").config
+    clock = Clockwork(config.batch, pairs=5_300_000)
+    clock = dataclasses.replace(clock, total_steps=clock.steps(config.duration))
+    for name in ("log", "evaluate", "checkpoint", "diagnose"):
+        assert clock.every(getattr(config, f"{name}_every"), name)
+    if config.task is Task.COTS:
+        read_schedules(config, clock)
 
 
 def test_what_pages_call_by_its_module_is_there() -> None:
