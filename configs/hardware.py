@@ -23,6 +23,7 @@ ROWS = {
     "a100": {"precision": "bfloat16", "scan": "on", "remat": "dots", "attention": "fused"},
     "h100": {"precision": "bfloat16", "scan": "on", "remat": "on", "attention": "fused"},
     "h200": {"precision": "bfloat16", "scan": "on", "remat": "on", "attention": "fused"},
+    "hopper": {"precision": "bfloat16", "scan": "on", "remat": "on", "attention": "fused"},
     "gpu": {"precision": "bfloat16", "scan": "on", "remat": "on"},
 }
 
@@ -34,6 +35,10 @@ KINDS = {
     "v5e": "v5e",
     "v5": "v5p",
     "v4": "v4",
+    "gh200": "hopper",  # these have other peaks, bandwidths or memories than the SXM modules
+    "h200 nvl": "hopper",
+    "h100 nvl": "hopper",
+    "h100 pcie": "hopper",
     "h200": "h200",
     "h100": "h100",
     "a100": "a100",

@@ -8,10 +8,13 @@ import itertools
 import json
 import math
 import pathlib
+import types
 
+import jax
 import pytest
 
 from cots_jax.arguments import load_config
+from cots_jax.chips import CHIPS
 from cots_jax.config import build_config
 from cots_jax.data.specs import parse_sources
 from cots_jax.errors import UserError
@@ -383,6 +386,23 @@ class TestFiles:
         for row in rows:
             config = build_config(load_config(f"{CONFIGS}/tiny.py:{row}-1").to_dict())
             assert config.hardware.row == f"{row}-1"
+
+    @pytest.mark.parametrize(
+        ("kind", "row"),
+        [
+            ("NVIDIA H100 80GB HBM3", "h100"),
+            ("NVIDIA H100 PCIe", "hopper"),
+            ("NVIDIA H100 NVL", "hopper"),
+            ("NVIDIA GH200 480GB", "hopper"),
+            ("NVIDIA H200", "h200"),
+        ],
+    )
+    def test_a_card_is_the_row_whose_peak_it_has(self, monkeypatch, kind, row):
+        device = types.SimpleNamespace(device_kind=kind, platform="gpu")
+        monkeypatch.setattr(jax, "devices", lambda: [device])
+        config = build_config(load_config(f"{CONFIGS}/pretrain.py").to_dict())
+        assert config.hardware.row == row
+        assert (row in CHIPS) == (row != "hopper")
 
     def test_every_row_leaves_the_recipe_negatives_of_four_batches(self):
         for row in load_rows():

@@ -24,6 +24,7 @@ FLUSH_EVERY = (
 TIMES = (
     "seconds",
     "pairs_per_second",
+    "mfu",
     "data_wait",
     "goodput",
     "step_p50",

@@ -20,34 +20,38 @@ class Rates:
     """How fast the run goes since its (re)start; NaN before the first measured step."""
 
     pairs_per_second: float
+    recent: float  # the same, since the update before
     data_wait: float  # share of the training time in which the devices had nothing to do
     seconds_left: float
 
 
 class Meter:
     """Reckons rates from a clock, compilation and pauses excluded, and the time left from the
-    last few updates, pauses included."""
+    last few updates, pauses included. To be asked when a step has ended."""
 
     def __init__(self, clock: Clock, total: int, start: int, pairs_per_step: int) -> None:
         self.total = total
         self._clock = clock
         self._start = start
         self._pairs_per_step = pairs_per_step
-        self._window: collections.deque[tuple[int, float]] = collections.deque(maxlen=WINDOW)
-        self._window.append((start, 0.0))
+        # steps done, with seconds that pauses count in and those of training alone
+        self._window: collections.deque[tuple[int, float, float]]
+        self._window = collections.deque([(start, 0.0, 0.0)], maxlen=WINDOW)
 
     def rates(self, step: int) -> Rates:
         """Rates with `step` steps done; each `compile` span holds a step that does not count."""
         compiled = self._start + self._clock.count("compile")
         running = self._clock.elapsed() - self._clock.seconds("compile")
+        training = self._clock.training()
         if step > self._window[-1][0]:
-            self._window.append((step, running))
-        first, begin = self._window[0]
+            self._window.append((step, running, training))
+        first, begin, _ = self._window[0]
         pace = _ratio(running - begin, step - max(first, compiled))
+        before, _, trained = self._window[max(0, len(self._window) - 2)]
+        last, _, now = self._window[-1]
         return Rates(
-            pairs_per_second=_ratio(
-                (step - compiled) * self._pairs_per_step, self._clock.training()
-            ),
+            pairs_per_second=_ratio((step - compiled) * self._pairs_per_step, training),
+            recent=_ratio((last - max(before, compiled)) * self._pairs_per_step, now - trained),
             data_wait=self._clock.fraction("data"),
             seconds_left=(self.total - step) * pace,
         )

@@ -13,7 +13,7 @@ from cots_jax.train.clock import Clock
 from cots_jax.train.health import Spikes, concerns
 from cots_jax.train.logging import MetricsLog, NoLog
 from cots_jax.train.pace import Pace
-from cots_jax.train.progress import Progress, Rates
+from cots_jax.train.progress import Progress
 from cots_jax.train.skipped import NoSkippedSteps, SkippedSteps
 from cots_jax.train.utilisation import Utilisation
 
@@ -24,11 +24,10 @@ Numbers = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A step whose numbers are on the device still, with the rates at that moment."""
+    """A step whose numbers are on the device still."""
 
     step: int
     measured: Mapping[str, Any]
-    rates: Rates
 
 
 class Reporter:
@@ -66,7 +65,7 @@ class Reporter:
 
     def ask(self, step: int, measured: Mapping[str, Any]) -> None:
         """Remembers what to fetch; waits for nothing."""
-        self._asked = Asked(step, measured, self._progress.meter.rates(step))
+        self._asked = Asked(step, measured)
 
     def settle(self) -> None:
         """Logs and shows what was asked for, if anything was. Raises UserError like SkipGuard."""
@@ -75,11 +74,12 @@ class Reporter:
             return
         with self._clock.span("step"):
             host = {name: float(x) for name, x in jax.device_get(asked.measured).items()}
+        rates = self._progress.meter.rates(asked.step)
         self._last = self._named(asked.step, host) | {
-            "pairs_per_second": asked.rates.pairs_per_second,
-            "data_wait": asked.rates.data_wait,
+            "pairs_per_second": rates.pairs_per_second,
+            "data_wait": rates.data_wait,
             "seconds": sum(self._clock.state().values()),
-            **self._use.numbers(asked.step, asked.rates.pairs_per_second),
+            **self._use.numbers(asked.step, rates.recent),
             **self._goodput(),
             **memory(),
         }

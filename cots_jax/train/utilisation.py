@@ -34,7 +34,10 @@ class Utilisation:
         self._batch, self._flops = batch, flops
 
     def numbers(self, step: int, pairs_per_second: float) -> dict[str, float]:
-        """{"mfu": 0..1}; nothing where the chip is not known."""
+        """{"mfu": 0..1} of steps like this one at that rate; nothing where the chip is not known.
+
+        pairs_per_second: that of the last steps, since a schedule changes what a step costs.
+        """
         if self._chip is None or self._flops is None:
             return {}
         done = self._flops(step) * pairs_per_second / self._batch

@@ -54,12 +54,12 @@ class TestMeter:
         assert math.isnan(run.meter.rates(101).pairs_per_second)
         run.spend(data=1, step=4)
         rates = run.meter.rates(111)
-        assert rates == Rates(pairs_per_second=20.0, data_wait=0.2, seconds_left=89 * 0.5)
+        assert rates == Rates(20.0, recent=20.0, data_wait=0.2, seconds_left=89 * 0.5)
 
     def test_pauses_count_towards_the_time_left_alone(self) -> None:
         run = Run(total=20)
         run.spend(step=5, evaluation=5)
-        assert run.meter.rates(10) == Rates(20.0, 0.0, 10.0)
+        assert run.meter.rates(10) == Rates(20.0, 20.0, 0.0, 10.0)
 
     def test_time_left_follows_the_last_updates(self) -> None:
         run = Run(total=400)
@@ -68,6 +68,15 @@ class TestMeter:
             rates = run.meter.rates(step)
         assert rates.seconds_left == pytest.approx(100 * 3.0)
         assert rates.pairs_per_second == pytest.approx(10 * 300 / 500)
+        assert rates.recent == pytest.approx(10 / 3)
+
+    def test_pauses_do_not_count_towards_the_recent_rate(self) -> None:
+        run = Run()
+        run.spend(compile=60, step=9)
+        run.meter.rates(10)
+        run.spend(step=2, evaluation=50)
+        assert run.meter.rates(20).recent == 50.0
+        assert run.meter.rates(20).recent == 50.0
 
     def test_asking_twice_changes_nothing(self) -> None:
         run = Run()
@@ -82,7 +91,7 @@ class TestMeter:
 
 class TestDescribe:
     def test_losses_stand_beside_their_chance_levels(self) -> None:
-        line = describe(250, 1000, Rates(123.4, 0.034, 75.0), METRICS)
+        line = describe(250, 1000, Rates(123.4, 99.0, 0.034, 75.0), METRICS)
         assert line == (
             "step 250/1000 25% | 1:15 left | 123.4 pairs/s | data wait 3% | loss 9.123"
             " | instance 3.21/7.00 | task 0.50 | temperature 0.07 | kept 91%"
@@ -92,12 +101,12 @@ class TestDescribe:
         ways = ("image_to_text/r1", "image_to_text/r10", "text_to_image/r1")
         sets = {f"recall/{name}/{way}": 33.14 for name in ("dev", "test") for way in ways}
         sets["recall/dev/text_to_image/r1"] = 100.0
-        line = describe(250, 1000, Rates(123.4, 0.034, 75.0), METRICS | sets)
+        line = describe(250, 1000, Rates(123.4, 99.0, 0.034, 75.0), METRICS | sets)
         assert "| data wait 3% | R@1 33.1 100.0 | loss 9.123 |" in line
         assert line.index(" | loss") < 80
 
     def test_unknown_rates_are_left_out(self) -> None:
-        line = describe(1, 10, Rates(math.nan, 0.0, math.nan), {"loss": math.nan})
+        line = describe(1, 10, Rates(math.nan, math.nan, 0.0, math.nan), {"loss": math.nan})
         assert line == "step 1/10 10% | data wait 0% | loss nan"
 
     @pytest.mark.parametrize(

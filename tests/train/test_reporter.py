@@ -3,6 +3,7 @@
 
 import io
 import pathlib
+import time
 
 import jax.numpy as jnp
 import pytest
@@ -22,7 +23,7 @@ class Run:
     """A reporter of ten steps that writes into `folder`."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        clock = Clock()
+        self.clock = clock = Clock()
         self.file, self.stream = folder / "metrics.jsonl", io.StringIO()
         progress = Progress(Meter(clock, 10, 0, pairs_per_step=4), self.stream)
         self.log = logging.MetricsLog(folder)
@@ -62,6 +63,21 @@ class TestReporter:
         assert (row["step"], row["loss"], row["twice"]) == (1, 1.0, 2.0)
         assert {"pairs_per_second", "data_wait", "seconds", "goodput", "mfu"} <= set(row)
         assert "step_p50" not in row  # no step was timed
+        assert "nonfinite" not in row  # rates are not known yet
+
+    def test_what_it_adds_to_a_steps_own_numbers_is_known_to_depend_on_time(self, run: Run) -> None:
+        """Else `--replay` would compare it, and a resumed run's log would differ."""
+        run.pace.add(1.0, own=0.1)
+        run.ask(1)
+        run.reporter.settle()
+        assert set(run.rows[0]) - {"step", "loss", "skipped", "twice"} <= set(logging.TIMES)
+
+    def test_rates_are_those_at_the_end_of_the_step(self, run: Run) -> None:
+        run.ask(4)
+        time.sleep(0.01)
+        before = run.clock.training()
+        run.reporter.settle()
+        assert run.rows[0]["pairs_per_second"] <= 4 * 4 / before
 
     def test_step_times_are_those_since_the_last_line(self, run: Run) -> None:
         for number, seconds in ((1, [3.0, 1.0, 2.0]), (2, [5.0])):
