@@ -29,7 +29,7 @@ TIME=${TIME:-24:00:00} NOTICE=${NOTICE:-300} RESTARTS=${RESTARTS:-100} NAME=${NA
 
 # Inside the job: one step, then what its end calls for.
 in_job() {
-  local failed="slurm-$SLURM_JOB_ID.failed" status=0
+  local failed="slurm-$SLURM_JOB_ID.failed" status=0 state
   trap : TERM # the processes get it as well; they save, and we wait
   rm -f "$failed"
   # srun's own status is the highest of all, which hides a 1 behind the 75 of the others.
@@ -48,7 +48,11 @@ in_job() {
     exit 1
   fi
   if ((status == 75 || status >= 128)); then
-    if ((${SLURM_RESTART_COUNT:-0} < RESTARTS)); then
+    # What SLURM itself has ended is cancelled, or queued again by it, but for what ran out of time.
+    state=$(scontrol --oneliner show job "$SLURM_JOB_ID") || state=unknown
+    if [[ $state =~ JobState=(CANCELLED|COMPLETING) && $state != *Reason=TimeLimit* ]]; then
+      echo "launch: ended with $status by SLURM or scancel; not queued again from here" >&2
+    elif ((${SLURM_RESTART_COUNT:-0} < RESTARTS)); then
       echo "launch: ended with $status, queued again" >&2
       scontrol requeue "$SLURM_JOB_ID"
     else

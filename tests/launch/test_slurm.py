@@ -40,7 +40,13 @@ for task in "${tasks[@]}"; do
 done
 exit "$highest"
 """
-SCONTROL = 'echo "$1" >>requeued'
+SCONTROL = """
+if [[ $2 == show ]]; then
+  echo "JobId=$4 JobName=cots_jax ${STATE:-JobState=RUNNING Reason=None} Dependency=(null)"
+else
+  echo "$1" >>requeued
+fi
+"""
 MEET = """
 from cots_jax.processes import join_processes, this_process
 import numpy as np
@@ -100,6 +106,29 @@ def test_what_is_worth_starting_again_is_queued_again(cluster, way):
     said = submit(cluster, *in_each(f"test $SLURM_PROCID = 0 || {{ {way}; }}"))
     assert said.status in (75, 137)
     assert (cluster / "requeued").read_text() == "requeue\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "again"),
+    [
+        ("JobState=CANCELLED Reason=None", False),
+        ("JobState=COMPLETING Reason=None", False),
+        ("JobState=COMPLETING Reason=TimeLimit", True),
+    ],
+)
+def test_what_was_cancelled_stays_so(cluster, state, again):
+    """`scancel JOB` sends SIGTERM like all else that stops a step."""
+    said = submit(cluster, *in_each("exit 75"), STATE=state)
+    assert said.status == 75
+    assert (cluster / "requeued").exists() == again
+    assert ("not queued again" in said.err) != again
+
+
+def test_where_the_state_is_not_known_it_is_queued_again(cluster):
+    path = cluster / "bin" / "scontrol"
+    path.write_text(path.read_text().replace('echo "JobId', 'false; exit 1; echo "JobId'))
+    assert submit(cluster, *in_each("exit 75")).status == 75
+    assert (cluster / "requeued").exists()
 
 
 def test_it_gives_up(cluster):
