@@ -6,7 +6,7 @@ usage() {
   cat <<'EOF'
 A managed job of SkyPilot, on whichever of your clouds has the GPUs. In the folder of the clone:
 
-    ACCELERATORS=H100:8 NODES=2 launch/sky.sh [--dry-run] --config=configs/pretrain.py …
+    ACCELERATORS=H100:8 launch/sky.sh [--dry-run] --config=configs/pretrain.py …
 
 The arguments are those of `python -m cots_jax.main`; /data and /runs are the buckets.
 
@@ -14,7 +14,8 @@ Settings, from the environment:
 
     NAME=cots-jax        of the job
     ACCELERATORS=H100:8  of a node
-    NODES=1
+    NODES=1              more need SHARED=true
+    SHARED=false         true: --workdir is in a folder that all nodes share, which /runs is not
     SPOT=true            false: on demand
     DATA_BUCKET=gs://NAME-data, RUNS_BUCKET=gs://NAME-runs   or s3:// and others
 EOF
@@ -38,9 +39,15 @@ case ${SPOT:-true} in
   false) spot=--no-use-spot ;;
   *) echo "launch: SPOT=$SPOT: it is true or false" >&2 && exit 2 ;;
 esac
+NODES=${NODES:-1}
+if [[ $NODES != 1 && ${SHARED:-false} != true ]]; then
+  echo "launch: NODES=$NODES: each node has a cache of /runs of its own, and a training needs one" \
+    "folder for all: add a volume to launch/sky.yaml, put --workdir there, and set SHARED=true" >&2
+  exit 2
+fi
 printf -v words '%q ' "$@"
 command=(
-  sky jobs launch --name "$NAME" --num-nodes "${NODES:-1}" --gpus "${ACCELERATORS:-H100:8}" "$spot"
+  sky jobs launch --name "$NAME" --num-nodes "$NODES" --gpus "${ACCELERATORS:-H100:8}" "$spot"
   --env "ARGUMENTS=$words" --env "DATA_BUCKET=${DATA_BUCKET:-gs://$NAME-data}"
   --env "RUNS_BUCKET=${RUNS_BUCKET:-gs://$NAME-runs}" "$(dirname "$0")/sky.yaml"
 )

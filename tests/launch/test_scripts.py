@@ -111,11 +111,18 @@ def test_a_managed_job_fits_its_schema():
         command = [TOOLS / "shellcheck", "--shell=bash", "--exclude=SC2155", "-"]
         linted = subprocess.run(command, input=task[name], capture_output=True, text=True)
         assert linted.returncode == 0, linted.stdout
-    words = shlex.split(dry("sky.sh", *ARGUMENTS, NODES="2", SPOT="false"))
+    words = shlex.split(dry("sky.sh", *ARGUMENTS, NODES="2", SHARED="true", SPOT="false"))
     assert words[:3] == ["sky", "jobs", "launch"]
     assert {"--num-nodes", "--no-use-spot"} < set(words)
     (arguments,) = [word for word in words if word.startswith("ARGUMENTS=")]
     assert shlex.split(arguments.removeprefix("ARGUMENTS=")) == ARGUMENTS
+
+
+def test_several_nodes_of_a_managed_job_need_a_folder_that_they_share():
+    said = run("sky.sh", "--dry-run", *ARGUMENTS, NODES="2")
+    assert (said.status, said.out) == (2, "")
+    assert "NODES=2: each node has a cache of /runs of its own" in said.line
+    assert "--num-nodes 1" in dry("sky.sh", *ARGUMENTS)
 
 
 def test_a_node_of_a_managed_job_is_told_where_it_belongs(tmp_path):
