@@ -2,6 +2,7 @@
 """Signs that a run goes wrong, long before its recall says so. Limits are own choices."""
 
 import collections
+import math
 import statistics
 from collections.abc import Mapping
 
@@ -75,5 +76,6 @@ class Spikes:
                     "does not come back, lower config.optimizer.learning_rate or set "
                     "config.optimizer.clip"
                 )
-        self._recent.append(loss)
+        if math.isfinite(loss):  # a NaN is in no order, so that the median would be any
+            self._recent.append(loss)
         return ""

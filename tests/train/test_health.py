@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signs that a run goes wrong."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import oracles
@@ -62,6 +64,12 @@ class TestSpikes:
 
     def test_the_first_losses_say_nothing(self):
         assert not any(self.said([1.0, 50.0, 3.0]))
+
+    @pytest.mark.parametrize("position", range(FEW))
+    def test_a_loss_that_is_no_number_hides_no_spike(self, position):
+        losses = [2 - 0.1 * number for number in range(FEW + 1)]
+        losses[position] = math.nan
+        assert self.said([*losses, 50.0])[-1]
 
     def test_a_loss_that_hardly_moves_has_no_spikes_in_its_last_digits(self):
         assert not any(self.said([5.0] * FEW + [5.001]))
