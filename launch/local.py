@@ -86,6 +86,9 @@ class Job:
                     start_new_session=True,
                 )
             )
+            if self._stop.is_set():  # maybe between its start and its place in the list
+                self._send(signal.SIGTERM, self._running[-1:])
+                break
         relays = relay(self._running) if several else []
         self._wait()
         for thread in relays:
@@ -105,15 +108,15 @@ class Job:
                 left -= TICK
                 if left < 0:
                     say(f"killing what still runs {self.grace:g} s after another one failed")
-                    self._send(signal.SIGKILL)
+                    self._send(signal.SIGKILL, self._running)
                     left = self.grace
 
     def _asked(self, number: int, frame: types.FrameType | None) -> None:
-        self._send(signal.SIGKILL if self._stop.is_set() else signal.SIGTERM)
+        self._send(signal.SIGKILL if self._stop.is_set() else signal.SIGTERM, self._running)
         self._stop.set()
 
-    def _send(self, number: signal.Signals) -> None:
-        for process in self._running:
+    def _send(self, number: signal.Signals, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+        for process in processes:
             if process.poll() is None:
                 os.killpg(process.pid, number)
 

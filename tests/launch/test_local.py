@@ -76,6 +76,24 @@ def test_a_signal_asks_all_to_stop_and_nothing_starts_again(tmp_path, number):
     assert "launch:" not in err
 
 
+ASKED_AT_A_START = """
+import os, runpy, signal, subprocess, sys
+class Popen(subprocess.Popen):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        os.kill(os.getpid(), signal.SIGTERM)
+subprocess.Popen = Popen
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_signal_while_a_process_starts_reaches_it(tmp_path):
+    given = [LOCAL, "--processes=2", "--", "sleep", "1000"]
+    said = run_apart(tmp_path, [sys.executable, "-c", ASKED_AT_A_START, *given], 60)
+    assert (said.status, said.err) == (75, "")
+
+
 def test_a_second_signal_kills(tmp_path):
     script = "trap 'echo asked' TERM; echo here; while true; do sleep 0.1; done"
     command = [sys.executable, LOCAL, "--processes=2", "--", "bash", "-c", script]

@@ -67,8 +67,8 @@ class TestSpikes:
 
     @pytest.mark.parametrize("position", range(FEW))
     def test_a_loss_that_is_no_number_hides_no_spike(self, position):
-        losses = [2 - 0.1 * number for number in range(FEW + 1)]
-        losses[position] = math.nan
+        losses = [1 + 0.05 * number for number in range(FEW)]
+        losses.insert(position, math.nan)
         assert self.said([*losses, 50.0])[-1]
 
     def test_a_loss_that_hardly_moves_has_no_spikes_in_its_last_digits(self):
