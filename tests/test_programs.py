@@ -286,7 +286,10 @@ class TestBadInput:
         assert "train" in said.line
 
 
-PROGRESS = ("tiny: from step", "texts: ", "memory lies ", "step ", "first step after")
+PROGRESS = (
+    *("tiny: from step", "texts: ", "memory lies ", "step ", "first step after"),
+    "nothing is recorded: ",
+)
 
 FULL_DISK = """
 import resource

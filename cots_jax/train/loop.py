@@ -154,6 +154,8 @@ def _run(
                     "segments": segments_to_json(here.segments),
                 },
             }
+            # the count is saved with them: those that raised it are not named after a resume
+            skipped.settle(step, int(jax.device_get(state.skipped)))
             saver.save(step, task.trees(state), facts, keep=keep)
             if mirror.behind:  # with the checkpoint before this one
                 progress.note(f"{mirror.behind}; the next checkpoint tries again")
@@ -178,10 +180,13 @@ def _run(
     saver = checkpoint.Saver(workdir / CHECKPOINTS, after=functools.partial(mirror.send, keep))
     watchdog = Watchdog(config.stalled_after)
     trace = Trace(workdir / "profile", profiled)
+    if profiled is not None and not profiled.within(start, total):
+        progress.note(f"nothing is recorded: this start trains steps {start + 1} to {total}")
     running = None  # a number of the step that the devices are at
     try:
         while step < total and not stop.asked(step):
-            trace.at(step)
+            with watchdog.waiting(f"end of step {step}"):
+                trace.at(step, running)
             began = time.monotonic()
             with clock.span("data"):
                 with watchdog.waiting(f"batch for step {step + 1}"):
@@ -191,17 +196,16 @@ def _run(
             if running is not None and not running.is_ready():
                 clock.hidden("data", behind="step")  # the devices did not run dry
             own = time.monotonic() - began
-            with clock.span("compile" if step == start else "step"):
+            with (
+                clock.span("compile" if step == start else "step"),
+                # of the step before: one is always queued behind the one that runs
+                watchdog.waiting(f"end of step {step + (step == start)}"),
+            ):
                 if step == start:
                     ahead.wait()
                 with jax.transfer_guard("disallow"):
                     state, measured = task.step(state, frozen, batch, knobs)
-                if step == start:
-                    jax.block_until_ready(measured)
-                elif running is not None:
-                    # the step before: one is always queued behind the one that runs
-                    with watchdog.waiting(f"end of step {step}"):
-                        jax.block_until_ready(running)
+                jax.block_until_ready(measured if step == start else running)
             running = measured["skipped"]
             if step == start:
                 progress.note(compiled(clock.seconds("compile")))
@@ -216,11 +220,12 @@ def _run(
             if due["log"]:
                 reporter.ask(step, measured)
             if due["diagnose"] or due["evaluate"] or due["checkpoint"]:
-                with clock.span("step"):  # what is still running belongs to the steps
+                # what is still running belongs to the steps
+                with clock.span("step"), watchdog.waiting(f"end of step {step}"):
                     jax.block_until_ready(state.step)
                 reporter.settle()
             if due["diagnose"]:
-                with clock.span("evaluation"):
+                with clock.span("evaluation"), watchdog.waiting(f"diagnosis of step {step}"):
                     reporter.diagnosed(step, task.diagnose(state, batch, knobs))
             if due["evaluate"]:
                 with clock.span("evaluation"):
@@ -235,6 +240,8 @@ def _run(
             if due["checkpoint"] and step < total:
                 save(step, {})
         # ------------------------------------------------------------ the end
+        with clock.span("step"), watchdog.waiting(f"end of step {step}"):
+            jax.block_until_ready(state.step)
         reporter.settle()
         done = step >= total
         save(step, task.finish(state) if done else {})

@@ -4,6 +4,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -27,6 +28,10 @@ class Steps:
             raise UserError(f"--profile={text}: write FIRST-LAST, steps that count from 1")
         return cls(first, last)
 
+    def within(self, done: int, total: int) -> bool:
+        """Whether a run that has done so many steps of `total` comes to any of these."""
+        return done < self.last and self.first <= total
+
 
 class Trace:
     """Records what the devices and the host do in `steps`, into `folder`; None: nothing."""
@@ -35,15 +40,21 @@ class Trace:
         self._folder, self._steps = folder, steps
         self._open = False
 
-    def at(self, done: int) -> None:
-        """To be called with the number of steps done, before each step."""
-        if self._steps is None:
+    def at(self, done: int, running: Any = None) -> None:
+        """To be called before each step, with the number of those before it.
+
+        running: an array of the last of them, waited for where the trace begins or ends, since the
+        devices may still be at it.
+        """
+        wanted = self._steps is not None and self._steps.first <= done + 1 <= self._steps.last
+        if wanted == self._open:
             return
-        if self._open and done >= self._steps.last:
-            self.close()
-        elif not self._open and done + 1 == self._steps.first:
+        jax.block_until_ready(running)
+        if wanted:
             jax.profiler.start_trace(str(self._folder))
             self._open = True
+        else:
+            self.close()
 
     def close(self) -> None:
         """Writes what was recorded."""
