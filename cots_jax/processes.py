@@ -60,7 +60,8 @@ def join_processes() -> None:
         if may_be_tpu_pod(os.environ):
             _join_tpu_hosts(patience)
         return
-    print(f"{place}, meeting at {place.address}", file=sys.stderr, flush=True)
+    idle = f"; {place.idle} GPUs of this host are left over" if place.idle else ""
+    print(f"{place}, meeting at {place.address}{idle}", file=sys.stderr, flush=True)
     call_roll(place, patience[JOIN])
     _keep_standard_output_ours()
     jax.distributed.initialize(

@@ -8,7 +8,7 @@ the shell of a SLURM allocation for a task, and gives each task one GPU whatever
 import dataclasses
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cots_jax.errors import UserError
@@ -28,14 +28,21 @@ class Place:
     by: str  # what said so
     address: str = ""  # none where the process is alone
     devices: tuple[int, ...] = ()  # its own among the GPUs that it sees; none: all of them
+    idle: int = 0  # GPUs of its host that are nobody's
 
     def __str__(self) -> str:
         return f"process {self.index} of {self.count}, by {self.by}"
 
 
-def find_place(told: Mapping[str, str]) -> Place | None:
+def count_cards() -> int:
+    """NVIDIA's cards of this host, without asking its driver."""
+    return len([*Path("/dev").glob("nvidia[0-9]*")])
+
+
+def find_place(told: Mapping[str, str], cards: Callable[[], int] = count_cards) -> Place | None:
     """The place that the environment `told` gives this process; None where it is alone.
 
+    cards: counts the host's GPUs, for a launcher that says nothing of them.
     Raises UserError for an environment that contradicts itself.
     """
     switch = told.get(SWITCH) or "detect"
@@ -44,7 +51,7 @@ def find_place(told: Mapping[str, str]) -> Place | None:
     if switch == "alone":
         return None
     # Open MPI before SLURM, whose variables its ranks inherit from the daemon of their node.
-    found = _by_jax(told) or _by_open_mpi(told) or _by_slurm(told)
+    found = _by_jax(told) or _by_open_mpi(told, cards) or _by_slurm(told, cards)
     if found is None or found.count == 1:
         return None
     if not 0 <= found.index < found.count:
@@ -73,7 +80,7 @@ def _by_jax(told: Mapping[str, str]) -> Place | None:
     return Place(_number(told, INDEX), _number(told, COUNT), INDEX, _address(told, ""))
 
 
-def _by_open_mpi(told: Mapping[str, str]) -> Place | None:
+def _by_open_mpi(told: Mapping[str, str], cards: Callable[[], int]) -> Place | None:
     if not (told.get("OMPI_COMM_WORLD_SIZE") and told.get("OMPI_COMM_WORLD_RANK")):
         return None
     count, index = _number(told, "OMPI_COMM_WORLD_SIZE"), _number(told, "OMPI_COMM_WORLD_RANK")
@@ -90,11 +97,11 @@ def _by_open_mpi(told: Mapping[str, str]) -> Place | None:
             f"them {ADDRESS}=HOST:PORT, with the host of rank 0 (mpirun -x {ADDRESS}=…)"
         )
     local = _optional(told, "OMPI_COMM_WORLD_LOCAL_RANK")
-    devices = _own_gpus(told, local, _optional(told, "OMPI_COMM_WORLD_LOCAL_SIZE"))
-    return Place(index, count, "Open MPI", _address(told, meeting), devices)
+    gpus = _own_gpus(told, local, _optional(told, "OMPI_COMM_WORLD_LOCAL_SIZE"), cards)
+    return Place(index, count, "Open MPI", _address(told, meeting), *gpus)
 
 
-def _by_slurm(told: Mapping[str, str]) -> Place | None:
+def _by_slurm(told: Mapping[str, str], cards: Callable[[], int]) -> Place | None:
     names = (
         "SLURM_JOB_ID",
         "SLURM_STEP_NODELIST",
@@ -116,8 +123,8 @@ def _by_slurm(told: Mapping[str, str]) -> Place | None:
     first = re.match(r"([^,\[]+)(?:\[(\w+))?", told["SLURM_STEP_NODELIST"])
     host = "".join(part or "" for part in first.groups()) if first else ""
     meeting = f"{host}:{_port(told, _number(told, 'SLURM_JOB_ID'))}"
-    devices = _own_gpus(told, _number(told, "SLURM_LOCALID"), _tasks_on_this_node(told))
-    return Place(_number(told, "SLURM_PROCID"), count, "SLURM", _address(told, meeting), devices)
+    gpus = _own_gpus(told, _number(told, "SLURM_LOCALID"), _tasks_on_this_node(told), cards)
+    return Place(_number(told, "SLURM_PROCID"), count, "SLURM", _address(told, meeting), *gpus)
 
 
 def _tasks_on_this_node(told: Mapping[str, str]) -> int:
@@ -128,8 +135,11 @@ def _tasks_on_this_node(told: Mapping[str, str]) -> int:
     return nodes[here] if here < len(nodes) else 1
 
 
-def _own_gpus(told: Mapping[str, str], local: int, tasks: int) -> tuple[int, ...]:
-    """The share of process `local` of `tasks` on this host, which all see the same GPUs.
+def _own_gpus(
+    told: Mapping[str, str], local: int, tasks: int, cards: Callable[[], int]
+) -> tuple[tuple[int, ...], int]:
+    """The share of process `local` of `tasks` on this host, which all see the same GPUs, and how
+    many are left over.
 
     None where it is alone there, or where the launcher has bound GPUs to it: then it sees no more
     than its own.
@@ -138,9 +148,9 @@ def _own_gpus(told: Mapping[str, str], local: int, tasks: int) -> tuple[int, ...
     here = _optional(told, "SLURM_GPUS_ON_NODE")
     seen = len(listed.split(",")) if listed else here
     if tasks <= 1 or 0 < seen < max(here, tasks):
-        return ()
-    each = seen // tasks
-    return tuple(range(local * each, (local + 1) * each)) if each else (local,)
+        return (), 0
+    each, idle = divmod(seen or cards(), tasks)
+    return (tuple(range(local * each, (local + 1) * each)), idle) if each else ((local,), 0)
 
 
 def _address(told: Mapping[str, str], found: str) -> str:

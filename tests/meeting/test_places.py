@@ -112,7 +112,21 @@ def test_ranks_that_slurm_hosts_are_ranks():
     ],
 )
 def test_gpus_of_a_task(told, devices):
-    assert find_place({**TASK, **told}).devices == devices
+    assert find_place({**TASK, **told}, lambda: 0).devices == devices
+
+
+@pytest.mark.parametrize(
+    ("told", "cards", "devices", "idle"),
+    [
+        ({}, 8, (4, 5, 6, 7), 0),
+        ({}, 5, (2, 3), 1),
+        ({}, 0, (1,), 0),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 8, (2, 3), 0),
+    ],
+)
+def test_gpus_of_a_rank_are_its_share_of_those_of_its_host(told, cards, devices, idle):
+    found = find_place({**RANK, **told}, lambda: cards)
+    assert (found.devices, found.idle) == (devices, idle)
 
 
 def test_an_address_and_a_port_can_be_given():
