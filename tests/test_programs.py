@@ -363,6 +363,7 @@ class TestGoingOn:
     def test_the_rest_of_the_hardware_is_free(self, tiny: Tiny) -> None:
         held = json.loads((tiny.run / "config.json").read_text())["hardware"]
         flags = {"precision": held["precision"], "scan": "on", "remat": "on", "accumulate": 2}
+        flags |= {"attention": "fused", "tokenizer_pieces": 2}
         settings = [f"--config.hardware.{key}={value}" for key, value in flags.items()]
         said = run_main(tiny.root, f"{TRAIN}:gpu-1", *settings)
         assert said.status == 0, said.err

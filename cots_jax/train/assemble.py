@@ -57,7 +57,7 @@ FREE = frozenset(
         "image_tokenizer_config",
         *(f"data.{key}" for key in ("threads", "cache", "test", "eval", "prepare")),
         *(f"hardware.{key}" for key in ("row", "chips", "fsdp", "tensor", "accumulate")),
-        *(f"hardware.{key}" for key in ("scan", "remat")),
+        *(f"hardware.{key}" for key in ("scan", "remat", "attention", "tokenizer_pieces")),
     ]
 )
 PRECISION = "hardware.precision"
