@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from cots_jax.train.progress import duration
 
 LARGE_PAGES = "glibc.malloc.hugetlb=1"  # as in `make demo`
 NO_MATTER = ("duration", "optimizer.learning_rate")  # to what a step costs
+MEASURED = 3  # processes, whose median counts: the same two arms were a sixth apart in two of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +79,9 @@ class Run:
 def with_equal_time(suite: Suite, out: Path, wanted: Sequence[str]) -> Suite:
     """The suite with the steps of arms that are given another arm's time.
 
-    A step of each is measured once, on one core, and kept in OUT/SUITE/cost.json; of arms that
-    differ in length or learning rate alone, one step. Where no wanted arm needs it, none is, and
-    the steps of the others stay as they are.
+    A step of each is measured on one core, in several processes, and kept in OUT/SUITE/cost.json;
+    of arms that differ in length or learning rate alone, one step. Where no wanted arm needs it,
+    none is, and the steps of the others stay as they are.
     """
     pairs = {arm.name: arm.as_long_as for arm in suite.arms if arm.as_long_as}
     if not pairs.keys() & set(wanted):
@@ -97,8 +99,10 @@ def with_equal_time(suite: Suite, out: Path, wanted: Sequence[str]) -> Suite:
         print("measuring what a step of each arm costs", file=sys.stderr)
         core = min(os.sched_getaffinity(0))
         command = ["benchmarks.study.cost", suite.name.removesuffix("-quick"), *names]
-        costs = json.loads(_output(command, core))
-        facts = {"seconds_a_step": costs, "command": command, **circumstances()}
+        times = 1 if suite.name.endswith("-quick") else MEASURED
+        each = [json.loads(_output(command, core)) for _ in range(times)]
+        costs = {name: statistics.median(one[name] for one in each) for name in names}
+        facts = {"seconds_a_step": costs, "each": each, "command": command, **circumstances()}
         write_whole(path, json.dumps(facts, indent=1) + "\n")
     arms = []
     for arm in suite.arms:

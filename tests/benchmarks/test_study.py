@@ -89,6 +89,21 @@ class TestEqualTime:
         assert with_equal_time(self.SUITE, tmp_path, ["slow", "slow-long"]) == self.SUITE
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize(("quick", "ratio", "times"), [(False, 2, 3), (True, 4, 1)])
+    def test_the_median_of_several_processes_counts(
+        self, tmp_path, monkeypatch, quick, ratio, times
+    ):
+        measured = iter(
+            [{"slow": 4.0, "fast": 1.0}, {"slow": 2.0, "fast": 0.5}, {"slow": 1.0, "fast": 3.0}]
+        )
+        monkeypatch.setattr("benchmarks.study.runs._output", lambda *_: json.dumps(next(measured)))
+        suite = self.SUITE.quick() if quick else self.SUITE
+        suite = with_equal_time(suite, tmp_path, ["fast"])
+        assert steps_of(suite.arm("fast")) == 100 * ratio
+        stored = json.loads((tmp_path / suite.name / "cost.json").read_text("utf-8"))
+        assert len(stored["each"]) == times
+        assert stored["seconds_a_step"]["slow"] / stored["seconds_a_step"]["fast"] == ratio
+
     def test_only_steps_can_be_counted(self):
         with pytest.raises(ValueError, match="'2 epochs', not in steps"):
             steps_of(Arm("x", "configs/x.py", {"duration": "2 epochs"}))
