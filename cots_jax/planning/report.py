@@ -148,7 +148,7 @@ def _costs(cost: Cost | None, pairs: float) -> Sequence[str]:
     return [
         f"{cost.pairs_per_second:,.0f} pairs/s; each host sends "
         f"{_decimal(cost.host_bytes_per_second)}/s to its chips, of "
-        f"{cost.host_pairs_per_second:,.0f} pictures/s",
+        f"{cost.host_pairs_per_second:,.0f} pairs/s",
         f"{pairs:,.0f} pairs: {cost.hours:,.1f} hours, {cost.chip_hours:,.1f} chip-hours"
         + (f", {cost.money:,.0f} at your price" if cost.money is not None else ""),
     ]

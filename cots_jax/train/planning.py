@@ -2,6 +2,7 @@
 """The real step of a config as shapes: it can be counted and compiled without data or devices."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 
 from cots_jax.batch import Batch
 from cots_jax.data.masking import TextMasking
+from cots_jax.data.tokenizer import load_tokenizer
 from cots_jax.models.image_tokens import TokenizerConfig
 from cots_jax.models.two_stream import TwoStream, size_of
 from cots_jax.objectives.total import OBJECTIVES, Terms
@@ -96,9 +98,13 @@ def arguments_of(
 
 
 def _vocabulary(config: Config) -> int:
-    """Words of `captions:SIZE`, which trains at most so many; of anything else BERT's."""
-    name, _, size = config.data.tokenizer.partition(":")
-    return int(size) if name == "captions" and size.isdigit() else BERT_WORDS
+    """Words of `captions:SIZE`, which trains at most so many, and of a tokenizer that lies on the
+    disk; of anything else BERT's."""
+    named = config.data.tokenizer
+    name, _, size = named.partition(":")
+    if name == "captions" and size.isdigit():
+        return int(size)
+    return load_tokenizer(named).vocab_size if named and Path(named).exists() else BERT_WORDS
 
 
 def _batch(config: Config, model: TwoStream, *, ids: bool) -> Batch:

@@ -104,6 +104,7 @@ def test_words_and_json_say_the_same() -> None:
     assert f"bound by {found['bound_by']}" in words
     assert "fits: " in words
     assert "at your price" in words
+    assert "pairs/s; each host" in words and "pictures/s" not in words  # a pair may have frames
     for line in found["assumptions"]:
         assert line in words
     assert sum(found["memory"]["parts"].values()) == found["memory"]["wanted"]

@@ -5,6 +5,7 @@ docs/cost.md has the same count in words.
 """
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from doors import PROJECT
 
 from cots_jax.arguments import parse_arguments
+from cots_jax.data.tokenizer import train_wordpiece
 from cots_jax.models.dalle import DalleConfig
 from cots_jax.schema import Config
 from cots_jax.train.flops import count_flops
@@ -191,3 +193,11 @@ def test_operations_agree_with_xla_on_a_small_unrolled_step() -> None:
     ours = count_flops(step.step, *step.arguments)
     analysis = jax.jit(step.step).lower(*step.arguments).cost_analysis()
     assert 0.75 * analysis["flops"] < ours < analysis["flops"]
+
+
+def test_the_words_are_those_of_a_tokenizer_that_is_here(tmp_path: pathlib.Path) -> None:
+    tokenizer = train_wordpiece(["a dog on a beach", "two dogs"], 150)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    config = config_of(f"--config.data.tokenizer={tmp_path}")
+    step = planned_step(config, make_mesh(config.hardware)).step
+    assert step.model.config.text.vocabulary == tokenizer.vocab_size != WORDS
