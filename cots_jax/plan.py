@@ -37,12 +37,17 @@ def _plan(flags: PlanFlags) -> str:
     return report.in_words(plan, flags.budget)
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _sweep(flags: PlanFlags) -> str:
     tried = sweep(
         flags.config,
         flags.batches,
         lambda config: target_of(config.hardware, flags.attainable),
-        lambda one: print(report.tried_in_words(one), file=sys.stderr, flush=True),
+        lambda one: _say(report.tried_in_words(one)),
+        _say,
     )
     if flags.as_json:
         return json.dumps(report.sweep_as_json(tried, flags.budget), indent=1)

@@ -97,11 +97,16 @@ class Plan:
 
 def check_config(config: Config) -> None:
     """Raises UserError, with the arithmetic, where batch, heads or task cannot be planned."""
+    check_towers(config)
+    check_rows(config)
+
+
+def check_towers(config: Config) -> None:
+    """Raises UserError where task or heads cannot be planned, whatever the batch."""
     if config.task is not Task.COTS:
         raise UserError(
             "an image tokenizer is small enough to be tried: plan is for the towers' step"
         )
-    check_rows(config)
     size, tensor = model_size(config.model, config.hardware), config.hardware.tensor
     for name, stack in (("image", size.vision.transformer), ("text", size.text.transformer)):
         if stack.heads % tensor:

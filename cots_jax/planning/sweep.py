@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from cots_jax.errors import UserError
-from cots_jax.planning.planner import Plan, check_config, plan_step
+from cots_jax.planning.planner import Plan, check_config, check_towers, plan_step
 from cots_jax.planning.targets import Target
 from cots_jax.schema import Config
 from cots_jax.switches import Remat
@@ -65,10 +65,16 @@ def sweep(
     batches: Sequence[int],
     make_target: Callable[[Config], Target],
     say: Callable[[Tried], None],
+    left_out: Callable[[str], None],
 ) -> list[Tried]:
-    """All that was tried, in order; each is said as it comes. Raises UserError for no batch."""
+    """All that was tried, in order; each is said as it comes, and each batch that is left out.
+
+    Raises UserError where no batch is left, or the config cannot be planned with any.
+    """
+    check_towers(config)
     tried = []
     for batch in batches:
+        before = len(tried)
         for fsdp, tensor in _meshes(config):
             first = Choice(batch, fsdp, tensor, Remat.OFF, 1)
             of_mesh = []
@@ -78,6 +84,8 @@ def sweep(
             tried += of_mesh
             if any(one.plan.fits and one.choice.accumulate == 1 for one in of_mesh):
                 break  # other meshes would only save memory
+        if len(tried) == before:
+            left_out(f"batch {batch} is left out: it does not divide over the chips and masks")
     if not tried:
         raise UserError(
             f"none of the batches {', '.join(map(str, batches))} divides over "

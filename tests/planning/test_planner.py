@@ -183,6 +183,20 @@ def test_a_published_tokenizer_is_planned_beside_the_config_of_another() -> None
         assert isinstance(found.config, kind)
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("dvae.py:emoji,cpu-1",), "an image tokenizer is small enough to be tried"),
+        (("demo.py:kl,cpu-8", "--config.hardware.tensor=8"), "4 heads of the image tower"),
+        (("demo.py:kl,cpu-8",), "none of the batches 20 divides over 8 chips"),
+    ],
+)
+def test_why_there_is_nothing_to_sweep(flags: tuple[str, ...], reason: str) -> None:
+    config = parse_arguments([f"--config={PROJECT / 'configs' / flags[0]}", *flags[1:]], "").config
+    with pytest.raises(UserError, match=reason):
+        sweep(config, (20,), pytest.fail, pytest.fail, lambda line: None)
+
+
 @pytest.mark.slow
 def test_a_sweep_doubles_pieces_then_recomputes_and_recommends_what_fits() -> None:
     config = config_of("--config.model=emoji-32", "--config.batch=64", variant="contrastive,")
@@ -195,9 +209,10 @@ def test_a_sweep_doubles_pieces_then_recomputes_and_recommends_what_fits() -> No
         return dataclasses.replace(as_chip(dataclasses.replace(plan, target=found)).target,
                                    memory=room)  # fmt: skip
 
-    said = []
-    tried = sweep(config, (64,), target, said.append)
+    said, left_out = [], []
+    tried = sweep(config, (64, 63), target, said.append, left_out.append)
     assert said == tried
+    assert [line.split(":")[0] for line in left_out] == ["batch 63 is left out"]
     first, *others = tried
     assert not first.plan.fits
     assert first.choice.remat is Remat.OFF
