@@ -2,6 +2,7 @@
 """The package as a library: what `import cots_jax` gives, and vectors of pictures and texts."""
 
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -76,3 +77,18 @@ def test_which_texts_it_can_read(model: Pretrained) -> None:
 def test_one_text_is_no_list(model: Pretrained) -> None:
     with pytest.raises(UserError, match=r"write \['a red car'\]"):
         model.encode_texts("a red car")
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_no_row_at_a_time(model: Pretrained, batch: int) -> None:
+    with pytest.raises(UserError, match=f"batch={batch}: embed 1 row or more"):
+        model.encode_texts(["bars over ring"], batch=batch)
+
+
+def test_it_is_known_by_its_checkpoint_after_that_is_gone(
+    tiny: Tiny, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(tiny.run, tmp_path / "run")
+    opened = Pretrained.load(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    assert opened.identity() == Pretrained.load(tiny.run).identity()

@@ -3,8 +3,10 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import importlib.resources
+import os
 import shutil
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +72,7 @@ def export_folder(
             "exported functions take single pictures: use --formats=safetensors"
         )
     which, identity = opened.lineage.towers, _identity(opened)
-    with _appearing(out) as staging:
+    with appearing(out) as staging:
         parity = _write(staging, opened, forms)
         write_card(staging, opened, forms, evaluated(model, identity, which), parity)
         write_facts(
@@ -126,22 +128,50 @@ def _identity(opened: Pretrained) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _appearing(out: Path) -> Generator[Path]:
+def appearing(out: Path) -> Generator[Path]:
     """A hidden folder beside `out`, which takes that name with all its files and their manifest.
 
-    What a killed run has left there is removed.
+    What a killed run has left there is removed. UserError where another export is at it.
     """
     staging = out.with_name(f".{out.name}.unfinished")
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        yield staging
-        manifest.write(staging, IDENTITY)
-        staging.rename(out)
-        manifest.sync(out.parent)
+        staging.mkdir(parents=True, exist_ok=True)
+        with _held(staging):
+            try:
+                _empty(staging)
+                yield staging
+                manifest.write(staging, IDENTITY)
+                staging.rename(out)
+                manifest.sync(out.parent)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise UserError(
             f"cannot write {out} ({error}): make room or choose another --out, then start again"
         ) from error
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Generator[None]:
+    """The folder is no other process's meanwhile. UserError where it is."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # else who held it ends just now, and has renamed or removed it
+            mine = folder.exists() and os.path.samestat(os.fstat(opened), folder.stat())
+        except BlockingIOError:
+            mine = False
+        if not mine:
+            raise UserError(f"another export writes {folder}: wait for it")
+        yield
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        os.close(opened)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

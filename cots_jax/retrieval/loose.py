@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int32, UInt8
 
 from cots_jax.batch import ImageBatch, TextBatch
 from cots_jax.data.tokenizer import Tokenizer
+from cots_jax.errors import UserError
 
 T = TypeVar("T")
 
@@ -35,6 +36,8 @@ def caption_batches(
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    if size < 1:
+        raise UserError(f"batch={size}: embed 1 row or more at a time")
     left = iter(items)
     while chunk := list(islice(left, size)):
         yield chunk

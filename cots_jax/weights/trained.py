@@ -16,22 +16,18 @@ from cots_jax.weights.exported import ExportedFolder, is_exported, open_exported
 
 @dataclasses.dataclass(frozen=True)
 class TrainedFolder:
-    """Towers in a checkpoint. facts: its config, tokenizer, preprocessing and lineage."""
+    """Towers in a checkpoint. facts: its config, tokenizer, preprocessing and lineage; identity:
+    what tells it from any other, in JSON."""
 
     path: Path
     step: int
     facts: dict[str, Any]
+    identity: dict[str, Any]
 
     @property
     def folder(self) -> Path:
         """That which `--model` names."""
         return self.path.resolve().parents[1]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What tells this checkpoint from any other, in JSON."""
-        manifested = (self.path / manifest.NAME).read_bytes()
-        return {"step": self.step, "checkpoint": hashlib.sha256(manifested).hexdigest()}
 
     def towers(self, which: Towers) -> Params:
         """{"image", "text"} as NumPy. Raises UserError where the run has none of that kind."""
@@ -68,7 +64,10 @@ def find_trained(folder: Path) -> Trained:
     task = facts["config"].get("task", Task.COTS)
     if task != Task.COTS:
         raise UserError(f"{folder} holds a {task} run, not a retrieval model")
-    return TrainedFolder(found.path, found.step, facts)
+    # Read now: a training that goes on may remove this checkpoint.
+    manifested = (found.path / manifest.NAME).read_bytes()
+    identity = {"step": found.step, "checkpoint": hashlib.sha256(manifested).hexdigest()}
+    return TrainedFolder(found.path, found.step, facts, identity)
 
 
 def newest(folder: Path) -> checkpoint.Found:

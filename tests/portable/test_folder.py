@@ -30,7 +30,7 @@ from cots_jax.models.transformer import Activation, Span, TransformerConfig
 from cots_jax.models.vision import VisionConfig
 from cots_jax.portable import forms, parity
 from cots_jax.portable.card import evaluated
-from cots_jax.portable.folder import export_folder
+from cots_jax.portable.folder import appearing, export_folder
 from cots_jax.portable.forms import Form
 from cots_jax.portable.preprocessing import is_lower_case
 from cots_jax.switches import Towers
@@ -140,6 +140,27 @@ def test_what_was_learned_of_the_loss_goes_with_it(tmp_path: pathlib.Path) -> No
         assert heads.keys() == learned.keys(), folder
         for name, value in learned.items():
             assert heads[name] == value
+
+
+def test_two_exports_do_not_write_one_folder(tmp_path: pathlib.Path) -> None:
+    with appearing(tmp_path / "out") as first:
+        (first / "kept").touch()
+        with (
+            pytest.raises(UserError, match=r"another export writes .*\.out\.unfinished: wait"),
+            appearing(tmp_path / "out"),
+        ):
+            pytest.fail("two at once")
+        assert (first / "kept").exists()
+    assert (tmp_path / "out" / "kept").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path: pathlib.Path) -> None:
+    left = tmp_path / ".out.unfinished" / "examples"
+    left.mkdir(parents=True)
+    (left.parent / "model.safetensors").touch()
+    with appearing(tmp_path / "out") as staging:
+        assert list(staging.iterdir()) == []
 
 
 def test_an_exported_folder_is_exported_again(world: pathlib.Path, tmp_path: pathlib.Path) -> None:
