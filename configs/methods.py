@@ -2,7 +2,7 @@
 """Methods that a config can be trained by instead of the full objective: its parts, and baselines.
 
 The parts switch levels off; the baselines put another contrast in the place of the instance level
-and train nothing else. R = reported or remembered, O = own choice.
+and train nothing else; `clip_kl` is both. R = reported or remembered, O = own choice.
 """
 
 from ml_collections import ConfigDict
@@ -11,6 +11,7 @@ PARTS = {
     "contrastive": ("mvm", "mlm", "task"),  # switched off: the instance level alone
     "mvlm": ("task",),  # instance and token level
     "kl": ("mvm", "mlm"),  # instance and task level
+    "clip_kl": ("mvm", "mlm"),  # the task level over CLIP's loss; O
 }
 BASELINES = ("brivl", "albef", "clip", "siglip")
 METHODS = (*PARTS, *BASELINES)
@@ -25,6 +26,11 @@ def set_method(config: ConfigDict, name: str) -> None:
         config.method[f"weight_{level}"] = "0"
     if name in BASELINES:
         _set_baseline(config, name)
+    if name == "clip_kl":
+        _set_baseline(config, "clip")
+        if "alignment" not in config.method:
+            config.method.alignment = ConfigDict()
+        config.method.alignment.teacher = "stopped"  # the other row: there is no momentum tower
     if config.method.weight_mvm == "0":
         config.image_tokenizer = ""
 
