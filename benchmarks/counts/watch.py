@@ -90,7 +90,7 @@ class Watch:
 
         return watched
 
-    def _begun(self, _: Trace, done: int, running: Any) -> None:
+    def _begun(self, _: Trace, done: int, running: Any = None) -> None:
         self.steps.append(Watched())
         self._guard.close()
         if self._strict(done + 1):
