@@ -108,14 +108,14 @@ def test_how_soon_the_page_shows_something(tiny: Tiny, tmp_path: pathlib.Path) -
 
 
 def test_what_cannot_be_served(tiny: Tiny, tmp_path: pathlib.Path) -> None:
-    def line(*flags: str) -> str:
+    def line(*flags: str, status: int = 1) -> str:
         said = run_search(tiny.root, "serve", *flags)
-        assert said.status == 1
+        assert said.status == status
         return said.line
 
     assert "there is no index in none" in line("--index=none", "--port=0")
     assert "add --model=WORKDIR" in line("--index=none", "--images=pictures")
-    assert "--rate=0" in line("--index=none", "--rate=0")
+    assert "--rate=0" in line("--index=none", "--rate=0", status=2)
     assert "cannot be read" in line("--index=none", "--token_file=none")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

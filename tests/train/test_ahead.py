@@ -142,7 +142,7 @@ def test_a_run_and_its_second_start_compile_the_step_once_each(tmp_path: Path) -
     try:
         at = Trace.at
 
-        def stop(trace: Trace, step: int) -> None:
+        def stop(trace: Trace, step: int, running: Any = None) -> None:
             if step == 2:
                 raise StoppedError
             at(trace, step)
