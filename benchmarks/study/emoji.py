@@ -72,17 +72,6 @@ TUNED_BASELINES = {
     "siglip": {"batch": "64", RATE: WARM.format("1e-3")},
 }
 AS_CLIP = ("contrastive", "kl", "full")  # with the best of its settings
-# CLIP's loss in the place of the contrast with queues, with the best of its settings, and what
-# there is of the levels without momentum towers: the KL's teacher is the other row, held fixed.
-CLIPS_LOSS = {
-    "method.contrast": "batch",
-    "method.queue_length": "0",
-    "method.filter.state": "off",
-    "method.temperature_rule": "learned",
-    "method.temperature": "0.07",
-    "method.alignment.teacher": "stopped",
-    **TUNED_BASELINES["clip"],
-}
 
 
 def _ladder(name: str) -> tuple[Arm, ...]:
@@ -414,8 +403,13 @@ EMOJI_DEMO = Suite(
         *(emoji_arm(f"small-{n}", METHODS[n], as_long_as="demo") for n in ("full", *_FEWER)),
         Arm("demo-clip", f"{DEMO}:clip", _DEMO_KEYS | TUNED_BASELINES["clip"], as_long_as="demo"),
         *(
-            Arm(f"demo-clip-{n}", f"{DEMO}:kl", _DEMO_KEYS | CLIPS_LOSS | keys, as_long_as="demo")
-            for n, keys in KL_ON_CLIP.items()
+            Arm(
+                f"demo-clip-{name}",
+                f"{DEMO}:clip_kl",
+                _DEMO_KEYS | TUNED_BASELINES["clip"] | keys,
+                as_long_as="demo",
+            )
+            for name, keys in KL_ON_CLIP.items()
         ),
     ),
     contrasts=(

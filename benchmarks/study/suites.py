@@ -14,8 +14,8 @@ from benchmarks.study.emoji import (
     MAKE_EMOJI,
     SMOKE,
 )
+from benchmarks.study.emoji_on_clip import EMOJI_ON_CLIP
 from benchmarks.study.flickr8k import FLICKR8K, FLICKR8K_MINILM, FLICKR8K_TUNING
-from benchmarks.study.on_clip import EMOJI_ON_CLIP
 
 
 def _noisy(percent: int) -> str:

@@ -74,9 +74,14 @@ def sweep(
     check_towers(config)
     tried = []
     for batch in batches:
-        before = len(tried)
-        for fsdp, tensor in _meshes(config):
+        refused, meshes = [], _meshes(config)
+        for fsdp, tensor in meshes:
             first = Choice(batch, fsdp, tensor, Remat.OFF, 1)
+            try:
+                check_config(first.of(config))
+            except UserError as error:
+                refused.append(error)
+                continue
             of_mesh = []
             for found in _of_mesh(config, first, make_target):
                 say(found)
@@ -84,8 +89,8 @@ def sweep(
             tried += of_mesh
             if any(one.plan.fits and one.choice.accumulate == 1 for one in of_mesh):
                 break  # other meshes would only save memory
-        if len(tried) == before:
-            left_out(f"batch {batch} is left out: it does not divide over the chips and masks")
+        if len(refused) == len(meshes):
+            left_out(f"left out: {refused[0]}")
     if not tried:
         raise UserError(
             f"none of the batches {', '.join(map(str, batches))} divides over "
