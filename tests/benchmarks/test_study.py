@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Studies: statistics, what is found in finished runs, the page."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -107,6 +108,25 @@ class TestEqualTime:
     def test_only_steps_can_be_counted(self):
         with pytest.raises(ValueError, match="'2 epochs', not in steps"):
             steps_of(Arm("x", "configs/x.py", {"duration": "2 epochs"}))
+
+    def test_what_only_the_turn_costs_counts_for_no_arm(self, monkeypatch):
+        """The first steps after another arm's are slow where they need more memory than it does."""
+        larger = "larger"
+        ran: list[str] = []
+
+        @contextlib.contextmanager
+        def opened(arm):
+            class Ready:
+                def run(self, point, steps):
+                    after_another = ran and ran[-1] != arm.name
+                    ran.append(arm.name)
+                    return steps * 1.0 + (10.0 if arm.name == larger and after_another else 0.0)
+
+            yield Ready()
+
+        monkeypatch.setattr("benchmarks.study.cost._opened", opened)
+        found = step_seconds([Arm("first", CONFIG), Arm(larger, CONFIG)], rounds=2, steps=5)
+        assert found == {"first": 1.0, larger: 1.0}
 
     @pytest.mark.slow
     def test_a_step_of_each_is_measured(self, tiny: Tiny, monkeypatch):
