@@ -2,7 +2,8 @@
 """Methods that a config can be trained by instead of the full objective: its parts, and baselines.
 
 The parts switch levels off; the baselines put another contrast in the place of the instance level
-and train nothing else; `clip_kl` is both. R = reported or remembered, O = own choice.
+and train nothing else; `clip_kl` and `clip_full` are both: levels over CLIP's loss. R = reported
+or remembered, O = own choice.
 """
 
 from ml_collections import ConfigDict
@@ -12,6 +13,7 @@ PARTS = {
     "mvlm": ("task",),  # instance and token level
     "kl": ("mvm", "mlm"),  # instance and task level
     "clip_kl": ("mvm", "mlm"),  # the task level over CLIP's loss; O
+    "clip_full": (),  # all levels over CLIP's loss; O
 }
 BASELINES = ("brivl", "albef", "clip", "siglip")
 METHODS = (*PARTS, *BASELINES)
@@ -26,7 +28,7 @@ def set_method(config: ConfigDict, name: str) -> None:
         config.method[f"weight_{level}"] = "0"
     if name in BASELINES:
         _set_baseline(config, name)
-    if name == "clip_kl":
+    if name in ("clip_kl", "clip_full"):
         _set_baseline(config, "clip")
         if "alignment" not in config.method:
             config.method.alignment = ConfigDict()

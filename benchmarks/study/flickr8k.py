@@ -89,8 +89,38 @@ def _longer(suite: Suite, steps: int) -> Suite:
     )
 
 
-FLICKR8K = _longer(
-    _suite("flickr8k", "The levels on photographs, from scratch", STEPS, {}, MAKE_DVAE), WHOLE
+# The recipe; `flickr8k_tuning` has its settings.
+TUNED_CLIP: dict[str, str] = {}
+ON_CLIP = ("clip", "clip_kl", "clip_full")  # CLIP's loss, and levels over it
+
+
+def _with_clip(suite: Suite) -> Suite:
+    """And CLIP's loss, alone and under levels, for the time of all levels at the whole length."""
+    full = suite.arm(f"full-{WHOLE}")
+    arms = tuple(
+        dataclasses.replace(
+            full,
+            name=f"{method.replace('_', '-')}-{WHOLE}-time",
+            config=f"{CONFIG}:{method}",
+            keys={**full.keys, **TUNED_CLIP},
+            as_long_as=full.name,
+        )
+        for method in ON_CLIP
+    )
+    alone, *levels = (arm.name for arm in arms)
+    contrasts = (
+        *(Contrast(full.name, name) for name in (alone, *levels)),
+        *(Contrast(name, alone) for name in levels),
+    )
+    return dataclasses.replace(
+        suite, arms=(*suite.arms, *arms), contrasts=(*suite.contrasts, *contrasts)
+    )
+
+
+FLICKR8K = _with_clip(
+    _longer(
+        _suite("flickr8k", "The levels on photographs, from scratch", STEPS, {}, MAKE_DVAE), WHOLE
+    )
 )
 
 
