@@ -7,8 +7,10 @@
     python -m cots_jax.main --config=configs/demo.py:clip          (a baseline; see methods.py)
     python -m cots_jax.main --config=configs/demo.py               (all levels)
     python -m cots_jax.main --config=configs/demo.py:long          (all levels, for long)
+    python -m cots_jax.main --config=configs/demo.py:clip_kl,long  (for as much time)
 
-The last is `full-32000` of `benchmarks.study`; docs/results.md has what it is worth.
+The last two are `full-32000` and `clip-kl` of `benchmarks.study`; docs/results.md has what each is
+worth.
 
 All levels need an image tokenizer: `python -m cots_jax.main --config=configs/dvae.py:emoji
 --workdir=runs/demo-dvae` first, a minute.
@@ -24,7 +26,8 @@ from ml_collections import ConfigDict
 KINDS: dict[str, tuple[str, ...]] = {"method": METHODS, "length": ("smoke", "long")}
 
 # Fixed, so that every machine trains the same model; as many as take the time of all levels.
-STEPS = {"kl": 7800, "contrastive": 7800}
+STEPS = {"kl": 7800, "contrastive": 7800, "clip_kl": 4600}
+LONG_STEPS = {"clip_kl": 14800}
 
 
 def get_config(names: str = "") -> ConfigDict:
@@ -91,15 +94,24 @@ def get_config(names: str = "") -> ConfigDict:
     )
     config.hardware = hardware(found["hardware row"])
     set_method(config, found["method"])
-    if found["length"] == "smoke":
+    _set_length(config, found["method"], found["length"])
+    return config
+
+
+def _set_length(config: ConfigDict, method: str, length: str) -> None:
+    if length == "smoke":
         config.name = f"{config.name}-smoke"
         config.duration = "20 steps"
         config.log_every = "5 steps"
-    if found["length"] == "long":
+    if length == "long":
         config.name = f"{config.name}-long"
-        config.duration = "32000 steps"
+        config.duration = f"{LONG_STEPS.get(method, 32000)} steps"
         config.batch = 32
         config.optimizer.learning_rate = "0 @ 0%, 7e-4 @ 8%, cosine 0 @ 100%"
         config.method.masked.text_ratio = 0.8
         config.method.masked.image_ratio = 0.75
-    return config
+    if method == "clip_kl":
+        # The best of sixteen settings of CLIP's loss, at every length: its negatives are the batch.
+        config.batch = 128
+        config.optimizer.learning_rate = "0 @ 0%, 1.4e-3 @ 8%, cosine 0 @ 100%"
+        config.optimizer.weight_decay = 0.2
