@@ -43,8 +43,8 @@ def step_seconds(arms: Sequence[Arm], rounds: int = ROUNDS, steps: int = STEPS) 
             seconds: dict[str, list[float]] = {name: [] for name in ready}
             for _ in range(rounds):
                 for name, one in ready.items():
-                    # The allocator may have given back what the arm before, with smaller buffers,
-                    # did not need: asking for it again cost CLIP's batches of 128 a tenth a step.
+                    # The first steps after an arm with smaller batches cost CLIP's of 128 a tenth
+                    # more: for memory that the allocator had given back, it seems.
                     one.run(point, WARM_UP)
                     seconds[name].append(one.run(point, steps) / steps)
             for name, values in seconds.items():
