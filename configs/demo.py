@@ -25,7 +25,8 @@ from ml_collections import ConfigDict
 
 KINDS: dict[str, tuple[str, ...]] = {"method": METHODS, "length": ("smoke", "long")}
 
-# Fixed, so that every machine trains the same model; as many as take the time of all levels.
+# Fixed, so that every machine trains the same model; as many as took the time of all levels where
+# they were measured (docs/results.md).
 STEPS = {"kl": 7800, "contrastive": 7800, "clip_kl": 4600}
 LONG_STEPS = {"clip_kl": 14800}
 

@@ -340,13 +340,16 @@ def test_every_arm_builds_and_every_contrast_has_its_arms(suite, monkeypatch):
         assert {contrast.first, contrast.second} <= set(names)
 
 
-def test_the_demos_long_recipe_is_the_longest_arm(monkeypatch):
-    """So that what the study found of the one holds for the other."""
+@pytest.mark.parametrize(
+    ("suite", "name", "names", "steps"),
+    [("emoji", "full-32000", "long", 32000), ("emoji_on_clip", "clip-kl", "clip_kl,long", 14800)],
+)
+def test_the_demos_long_recipes_are_arms(suite, name, names, steps, monkeypatch):
+    """So that what the study found of the one holds for the other. steps: of the arm's runs."""
     monkeypatch.chdir(PROJECT)
-    arm, own = (
-        parse_arguments(flags, "").config
-        for flags in (SUITES["emoji"].arm("full-32000").flags(0), ["--config=configs/demo.py:long"])
-    )
+    flags = [*SUITES[suite].arm(name).flags(0), f"--config.duration={steps} steps"]
+    arm = parse_arguments(flags, "").config
+    own = parse_arguments([f"--config=configs/demo.py:{names}"], "").config
     how_often = {f"{what}_every": "100%" for what in ("evaluate", "diagnose", "checkpoint")}
     arm, own = (dataclasses.replace(one, name="", **how_often) for one in (arm, own))
     assert arm.to_dict() == own.to_dict()
