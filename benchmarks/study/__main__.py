@@ -17,10 +17,11 @@ from pathlib import Path
 from benchmarks.study.circumstances import circumstances
 from benchmarks.study.copies import fold_copy
 from benchmarks.study.earlier import earlier_runs
+from benchmarks.study.equal_time import with_equal_time
 from benchmarks.study.findings import find
 from benchmarks.study.noise import noisy_copy
 from benchmarks.study.page import write_page
-from benchmarks.study.runs import all_runs, before, carry_out, with_equal_time
+from benchmarks.study.runs import all_runs, before, carry_out, one_at_a_time
 from benchmarks.study.suites import SUITES
 from benchmarks.study.words import in_words
 from cots_jax.errors import UserError, nearest
@@ -51,12 +52,13 @@ def main() -> int:
     if options.seeds < 1 or options.jobs < 1:
         parser.error("--seeds and --jobs start at 1")
     try:
-        before(suite.first)
-        for noise in suite.noise:
-            noisy_copy(noise)
-        for fold in suite.folds:
-            fold_copy(fold)
-        suite = with_equal_time(suite, options.out, wanted)
+        with one_at_a_time():
+            before(suite.first)
+            for noise in suite.noise:
+                noisy_copy(noise)
+            for fold in suite.folds:
+                fold_copy(fold)
+            suite = with_equal_time(suite, options.out, wanted)
         runs = [run for run in all_runs(suite, seeds, options.out) if run.arm.name in wanted]
         data = options.data or suite.data
         earlier = earlier_runs(list(filter(None, options.earlier.split(","))), runs, data)

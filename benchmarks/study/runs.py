@@ -5,16 +5,16 @@ A run that is there already is not made again, and one that was stopped goes on.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import fcntl
 import json
-import math
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -26,8 +26,7 @@ from cots_jax.files import write_whole
 from cots_jax.train.progress import duration
 
 LARGE_PAGES = "glibc.malloc.hugetlb=1"  # as in `make demo`
-NO_MATTER = ("duration", "optimizer.learning_rate")  # to what a step costs
-MEASURED = 3  # processes, whose median counts: the same two arms were a sixth apart in two of them
+LOCK = Path("runs/.study.lock")  # beside the tokenizers that suites share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,62 +75,6 @@ class Run:
             return {}
 
 
-def with_equal_time(suite: Suite, out: Path, wanted: Sequence[str]) -> Suite:
-    """The suite with the steps of arms that are given another arm's time.
-
-    A step of each is measured on one core, in several processes, and kept in OUT/SUITE/cost.json;
-    of arms that differ in length or learning rate alone, one step. Where no wanted arm needs it,
-    none is, and the steps of the others stay as they are.
-    """
-    pairs = {arm.name: arm.as_long_as for arm in suite.arms if arm.as_long_as}
-    if not pairs.keys() & set(wanted):
-        return suite
-    path = out / suite.name / "cost.json"
-    timed = {*pairs, *pairs.values()}
-    measured_as = _first_alike([arm for arm in suite.arms if arm.name in timed])
-    names = sorted(set(measured_as.values()))
-    try:
-        costs = json.loads(path.read_text("utf-8"))["seconds_a_step"]
-    except (OSError, ValueError):
-        costs = {}
-    if not set(names) <= set(costs):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        print("measuring what a step of each arm costs", file=sys.stderr)
-        core = min(os.sched_getaffinity(0))
-        command = ["benchmarks.study.cost", suite.name.removesuffix("-quick"), *names]
-        times = 1 if suite.name.endswith("-quick") else MEASURED
-        each = [json.loads(_output(command, core)) for _ in range(times)]
-        costs = {name: statistics.median(one[name] for one in each) for name in names}
-        facts = {"seconds_a_step": costs, "each": each, "command": command, **circumstances()}
-        write_whole(path, json.dumps(facts, indent=1) + "\n")
-    arms = []
-    for arm in suite.arms:
-        if arm.as_long_as:
-            ratio = costs[measured_as[arm.as_long_as]] / costs[measured_as[arm.name]]
-            steps = math.ceil(ratio * steps_of(suite.arm(arm.as_long_as)) / 10) * 10
-            arm = dataclasses.replace(arm, keys={**arm.keys, "duration": f"{steps} steps"})
-        arms.append(arm)
-    return dataclasses.replace(suite, arms=tuple(arms))
-
-
-def _first_alike(arms: Sequence[Arm]) -> dict[str, str]:
-    """Of each arm the first of these whose steps are the same, by name."""
-    first: dict[str, str] = {}
-    found = {}
-    for arm in arms:
-        keys = {key: value for key, value in arm.keys.items() if key not in NO_MATTER}
-        found[arm.name] = first.setdefault(json.dumps([arm.config, keys]), arm.name)
-    return found
-
-
-def steps_of(arm: Arm) -> int:
-    """Out of its `duration = "N steps"`."""
-    count, unit = arm.keys["duration"].split()
-    if unit != "steps":
-        raise ValueError(f"arm {arm.name} has duration {arm.keys['duration']!r}, not in steps")
-    return int(count)
-
-
 def all_runs(suite: Suite, seeds: Sequence[int], out: Path) -> list[Run]:
     """Seed by seed, so that a study that is cut short has whole pairs."""
     return [
@@ -139,6 +82,19 @@ def all_runs(suite: Suite, seeds: Sequence[int], out: Path) -> list[Run]:
         for seed in seeds
         for arm in suite.arms
     ]
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Generator[None]:
+    """Waits for other studies in this folder: data and tokenizers are shared, cores measured."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with LOCK.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another study, which makes data or measures", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def before(commands: Sequence[Sequence[str]]) -> None:
@@ -187,19 +143,6 @@ def _make(run: Run, cores: "SimpleQueue[int]", data: str) -> None:
         write_whole(run.beside(".json"), json.dumps(facts, indent=1) + "\n")
     finally:
         cores.put(core)
-
-
-def _output(command: Sequence[str], core: int) -> str:
-    """What it prints."""
-    done = subprocess.run(
-        ["taskset", "-c", str(core), sys.executable, "-m", *command],
-        env={"GLIBC_TUNABLES": LARGE_PAGES} | os.environ,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode:
-        raise UserError(f"python -m {command[0]} ended with {done.returncode}")
-    return done.stdout
 
 
 def _call(command: Sequence[str], core: int | None, log: Path | None) -> None:

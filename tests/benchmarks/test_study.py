@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Studies: statistics, what is found in finished runs, the page."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -16,12 +15,11 @@ from tiny_world import CONFIG, Tiny
 
 from benchmarks.study import __main__ as study
 from benchmarks.study.arms import Arm, Contrast, Ladder, Noise, Suite
-from benchmarks.study.cost import step_seconds
 from benchmarks.study.filter_quality import filter_quality, quality_by_rarity
 from benchmarks.study.findings import RunRow, find
 from benchmarks.study.noise import is_exchanged, noisy_copy
 from benchmarks.study.page import write_page
-from benchmarks.study.runs import Run, all_runs, carry_out, steps_of, with_equal_time
+from benchmarks.study.runs import Run, all_runs, carry_out
 from benchmarks.study.statistics import paired, spread
 from benchmarks.study.suites import SUITES
 from benchmarks.study.words import in_words
@@ -54,87 +52,6 @@ class TestStatistics:
 
 ARM, OTHER = Arm("with", "configs/x.py", {"a": "1"}), Arm("without", "configs/x.py")
 SUITE = Suite("toy", "A <toy>", (ARM, OTHER), (Contrast("with", "without"),))
-
-
-class TestEqualTime:
-    SUITE = Suite(
-        "timed",
-        "",
-        (
-            Arm("slow", "configs/x.py", {"duration": "100 steps"}),
-            Arm("fast", "configs/y.py", as_long_as="slow"),
-            Arm("slow-long", "configs/x.py", {"duration": "400 steps"}),
-            Arm("fast-long", "configs/y.py", as_long_as="slow-long"),
-            Arm("fast-hot", "configs/y.py", {"optimizer.learning_rate": "1"}, as_long_as="slow"),
-        ),
-        (),
-    )
-
-    def stored(self, folder, **costs):
-        (folder / "timed").mkdir()
-        (folder / "timed" / "cost.json").write_text(json.dumps({"seconds_a_step": costs}))
-
-    def test_a_cheaper_arm_is_given_more_steps(self, tmp_path):
-        self.stored(tmp_path, slow=0.3, fast=0.2)
-        suite = with_equal_time(self.SUITE, tmp_path, ["fast"])
-        assert [steps_of(arm) for arm in suite.arms] == [100, 150, 400, 600, 150]
-        assert "--config.duration=150 steps" in suite.arm("fast").flags(0)
-
-    def test_what_is_left_over_goes_to_the_arm_that_is_compared_with(self, tmp_path):
-        self.stored(tmp_path, slow=0.3, fast=0.29)
-        suite = with_equal_time(self.SUITE, tmp_path, ["slow", "fast"])
-        assert steps_of(suite.arm("fast")) == 110
-
-    def test_nothing_is_measured_for_arms_that_need_no_time_of_others(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("benchmarks.study.runs._output", lambda *_: pytest.fail("measured"))
-        assert with_equal_time(self.SUITE, tmp_path, ["slow", "slow-long"]) == self.SUITE
-        assert list(tmp_path.iterdir()) == []
-
-    @pytest.mark.parametrize(("quick", "ratio", "times"), [(False, 2, 3), (True, 4, 1)])
-    def test_the_median_of_several_processes_counts(
-        self, tmp_path, monkeypatch, quick, ratio, times
-    ):
-        measured = iter(
-            [{"slow": 4.0, "fast": 1.0}, {"slow": 2.0, "fast": 0.5}, {"slow": 1.0, "fast": 3.0}]
-        )
-        monkeypatch.setattr("benchmarks.study.runs._output", lambda *_: json.dumps(next(measured)))
-        suite = self.SUITE.quick() if quick else self.SUITE
-        suite = with_equal_time(suite, tmp_path, ["fast"])
-        assert steps_of(suite.arm("fast")) == 100 * ratio
-        stored = json.loads((tmp_path / suite.name / "cost.json").read_text("utf-8"))
-        assert len(stored["each"]) == times
-        assert stored["seconds_a_step"]["slow"] / stored["seconds_a_step"]["fast"] == ratio
-
-    def test_only_steps_can_be_counted(self):
-        with pytest.raises(ValueError, match="'2 epochs', not in steps"):
-            steps_of(Arm("x", "configs/x.py", {"duration": "2 epochs"}))
-
-    def test_what_only_the_turn_costs_counts_for_no_arm(self, monkeypatch):
-        """The first steps after another arm's are slow where they need more memory than it does."""
-        larger = "larger"
-        ran: list[str] = []
-
-        @contextlib.contextmanager
-        def opened(arm):
-            class Ready:
-                def run(self, point, steps):
-                    after_another = ran and ran[-1] != arm.name
-                    ran.append(arm.name)
-                    return steps * 1.0 + (10.0 if arm.name == larger and after_another else 0.0)
-
-            yield Ready()
-
-        monkeypatch.setattr("benchmarks.study.cost._opened", opened)
-        found = step_seconds([Arm("first", CONFIG), Arm(larger, CONFIG)], rounds=2, steps=5)
-        assert found == {"first": 1.0, larger: 1.0}
-
-    @pytest.mark.slow
-    def test_a_step_of_each_is_measured(self, tiny: Tiny, monkeypatch):
-        monkeypatch.chdir(tiny.root)
-        arms = [Arm("full", CONFIG), Arm("alone", f"{CONFIG}:contrastive")]
-        found = step_seconds(arms, rounds=1, steps=1)
-        assert found.keys() == {"full", "alone"}
-        assert min(found.values()) > 0
 
 
 def looked_at(run: Run, rsum: float) -> None:
