@@ -16,7 +16,16 @@ from typing import Any
 from cots_jax.errors import UserError, nearest
 from cots_jax.schedule import schedule_values
 from cots_jax.schema import OF_THE_RUN, Config, MethodConfig
-from cots_jax.switches import Contrast, Forward, Switch, Task, Teacher, TemperatureRule, Towers
+from cots_jax.switches import (
+    Contrast,
+    Forward,
+    Negatives,
+    Switch,
+    Task,
+    Teacher,
+    TemperatureRule,
+    Towers,
+)
 
 
 def build_config(mapping: Mapping[str, Any]) -> Config:
@@ -91,6 +100,7 @@ def _check(config: Config) -> None:
         )
     _check_temperature(config.method)
     _check_contrast(config)
+    _check_chunk(config)
     _check_origin(config)
     _check_frames(config)
     _check_colours(config)
@@ -129,6 +139,24 @@ def _check_contrast(config: Config) -> None:
         raise UserError(
             f"config.method.contrast = {contrast} has no momentum towers and no queue: set "
             + ", ".join(needed)
+        )
+
+
+def _check_chunk(config: Config) -> None:
+    """A queue is as long as whole chunks; the batch is what it is."""
+    method, chunk = config.method, config.method.column_chunk
+    if not chunk or config.task is not Task.COTS:
+        return
+    if method.contrast is Contrast.SIGMOID:
+        raise UserError(
+            f"config.method.column_chunk = {chunk} would do nothing with config.method.contrast = "
+            "sigmoid, whose loss takes all pairs of the batch at once: set it to 0"
+        )
+    of_batch = method.contrast is Contrast.BATCH or method.negatives is Negatives.QUEUE_AND_BATCH
+    if of_batch and config.batch > chunk and config.batch % chunk:
+        raise UserError(
+            f"config.method.column_chunk = {chunk} does not divide the batch {config.batch}, whose "
+            "rows are compared with each other: use one that does, or 0"
         )
 
 

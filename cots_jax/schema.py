@@ -136,7 +136,7 @@ class MethodConfig:
     weight_mvm: str = "1"
     weight_mlm: str = "1"
     weight_task: str = "1"
-    column_chunk: int = 0  # queue columns a piece; 0 = all at once
+    column_chunk: int = 0  # columns a piece, of the queue or the batch; 0 = all at once
     alignment: AlignmentConfig = AlignmentConfig()
     masked: MaskedConfig = MaskedConfig()
     filter: FilterConfig = FilterConfig()

@@ -48,12 +48,12 @@ def test_a_key_that_the_file_leaves_out_can_be_set_too():
     config = parse(
         TINY,
         "--config.keep=5",
-        "--config.method.column_chunk=3",
+        "--config.method.column_chunk=4",
         "--config.method.filter.state=off",
         "--config.augmentation.crop=(0.5, 1)",
     ).config
     assert config.keep == 5
-    assert config.method.column_chunk == 3
+    assert config.method.column_chunk == 4
     assert config.method.filter.state is Switch.OFF
     assert config.augmentation.crop == (0.5, 1.0)
 

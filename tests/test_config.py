@@ -12,6 +12,7 @@ import types
 
 import jax
 import pytest
+from smallest_config import SMALLEST, build, merged
 
 from cots_jax.arguments import load_config
 from cots_jax.chips import CHIPS
@@ -26,37 +27,6 @@ from cots_jax.train.assemble import DVAES
 from cots_jax.train.cots import read_schedules
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
-SMALLEST = {
-    "name": "x",
-    "data": {"train": "a#train", "eval": "a#val"},
-    "model": "tiny-16",
-    "duration": "10 steps",
-    "batch": 16,
-}
-
-
-IN_BATCH = {
-    "method__contrast": "batch",
-    "method__queue_length": 0,
-    "method__filter__state": "off",
-    "method__weight_task": "0",
-}
-
-
-def merged(tree, **changes):
-    """`a__b=1` sets tree["a"]["b"]."""
-    out = json.loads(json.dumps(tree))
-    for path, value in changes.items():
-        *above, last = path.split("__")
-        inner = out
-        for name in above:
-            inner = inner.setdefault(name, {})
-        inner[last] = value
-    return out
-
-
-def build(**changes):
-    return build_config(merged(SMALLEST, **changes))
 
 
 class TestReading:
@@ -185,36 +155,6 @@ class TestErrors:
             build_config(given)
         with pytest.raises(UserError, match=r"config\.data lacks eval"):
             build_config(merged(given, data={"train": "a#b"}, batch=1))
-
-
-class TestInBatchContrast:
-    def test_it_wants_nothing_of_momentum(self):
-        assert build(**IN_BATCH).method.contrast == "batch"
-
-    @pytest.mark.parametrize(
-        ("changes", "remedy"),
-        [
-            ({"method__queue_length": 8}, "config.method.queue_length=0"),
-            ({"method__filter__state": "on"}, "config.method.filter.state=off"),
-            ({"method__filter__list_dropped": "on"}, "config.method.filter.list_dropped=off"),
-            ({"method__soft_targets": "0.4"}, "config.method.soft_targets=0"),
-            ({"evaluation_towers": "momentum"}, "config.evaluation_towers=online"),
-            (
-                {"method__weight_task": "1", "method__alignment__teacher": "momentum"},
-                "config.method.alignment.teacher=online",
-            ),
-        ],
-    )
-    @pytest.mark.parametrize("contrast", ["batch", "sigmoid"])
-    def test_what_stands_on_it_is_refused_by_name(self, contrast, changes, remedy):
-        with pytest.raises(UserError) as error:
-            build(**IN_BATCH | {"method__contrast": contrast} | changes)
-        said = f"contrast = {contrast} has no momentum towers and no queue: set {remedy}"
-        assert str(error.value).endswith(said)
-
-    def test_all_that_is_wrong_is_said_at_once(self):
-        with pytest.raises(UserError, match=r"queue_length=0, config\.method\.filter\.state=off"):
-            build(method__contrast="batch", method__queue_length=8)
 
 
 class TestArithmetic:
