@@ -30,6 +30,9 @@ CLIPS_LOSS = {
     **TUNED_BASELINES["clip"],
 }
 LEVELS = ("kl", "mvlm", "full")
+# A step hides as many texts and pictures as the recipe's, whose batch is a fourth.
+FEWER_MASKED = {"method.masked.text_every": "8", "method.masked.image_every": "32"}
+ALL_FEWER = "clip-full-fewer"
 FULL, CLIP_ALONE = f"full-{LONGEST}", f"clip-tuned-{LONGEST}-time"
 
 EMOJI_ON_CLIP = Suite(
@@ -41,9 +44,13 @@ EMOJI_ON_CLIP = Suite(
             emoji_arm(f"clip-{name}", METHODS[name], as_long_as=FULL, setting=CLIPS_LOSS)
             for name in LEVELS
         ),
+        emoji_arm(ALL_FEWER, "", as_long_as=FULL, setting={**CLIPS_LOSS, **FEWER_MASKED}),
     ),
     contrasts=tuple(
-        Contrast(f"clip-{name}", other) for name in LEVELS for other in (CLIP_ALONE, FULL)
+        Contrast(name, other)
+        for name in (*(f"clip-{level}" for level in LEVELS), ALL_FEWER)
+        for other in (CLIP_ALONE, FULL, "clip-kl")
+        if name != other
     ),
     first=(*MAKE_EMOJI, *MAKE_DVAE),
     means=MEANS,
