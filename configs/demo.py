@@ -7,10 +7,11 @@
     python -m cots_jax.main --config=configs/demo.py:clip          (a baseline; see methods.py)
     python -m cots_jax.main --config=configs/demo.py               (all levels)
     python -m cots_jax.main --config=configs/demo.py:long          (all levels, for long)
-    python -m cots_jax.main --config=configs/demo.py:clip_kl,long  (for as much time)
+    python -m cots_jax.main --config=configs/demo.py:clip_kl,long    (for as much time)
+    python -m cots_jax.main --config=configs/demo.py:clip_full,long  (too)
 
-The last two are `full-32000` and `clip-kl` of `benchmarks.study`; docs/results.md has what each is
-worth.
+The last three are `full-32000`, `clip-kl` and `clip-full-fewer` of `benchmarks.study`;
+docs/results.md has what each is worth.
 
 All levels need an image tokenizer: `python -m cots_jax.main --config=configs/dvae.py:emoji
 --workdir=runs/demo-dvae` first, a minute.
@@ -27,8 +28,8 @@ KINDS: dict[str, tuple[str, ...]] = {"method": METHODS, "length": ("smoke", "lon
 
 # Fixed, so that every machine trains the same model; as many as took the time of all levels where
 # they were measured (docs/results.md).
-STEPS = {"kl": 7800, "contrastive": 7800, "clip_kl": 4600}
-LONG_STEPS = {"clip_kl": 14800}
+STEPS = {"kl": 7800, "contrastive": 7800, "clip_kl": 4600, "clip_full": 4130}
+LONG_STEPS = {"clip_kl": 14800, "clip_full": 13280}
 
 
 def get_config(names: str = "") -> ConfigDict:
@@ -111,8 +112,12 @@ def _set_length(config: ConfigDict, method: str, length: str) -> None:
         config.optimizer.learning_rate = "0 @ 0%, 7e-4 @ 8%, cosine 0 @ 100%"
         config.method.masked.text_ratio = 0.8
         config.method.masked.image_ratio = 0.75
-    if method == "clip_kl":
+    if method in ("clip_kl", "clip_full"):
         # The best of sixteen settings of CLIP's loss, at every length: its negatives are the batch.
         config.batch = 128
         config.optimizer.learning_rate = "0 @ 0%, 1.4e-3 @ 8%, cosine 0 @ 100%"
         config.optimizer.weight_decay = 0.2
+    if method == "clip_full":
+        # As many hidden texts and pictures a step as `long` has, whose batch is a fourth.
+        config.method.masked.text_every = 8
+        config.method.masked.image_every = 32

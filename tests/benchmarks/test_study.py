@@ -259,7 +259,11 @@ def test_every_arm_builds_and_every_contrast_has_its_arms(suite, monkeypatch):
 
 @pytest.mark.parametrize(
     ("suite", "name", "names", "steps"),
-    [("emoji", "full-32000", "long", 32000), ("emoji_on_clip", "clip-kl", "clip_kl,long", 14800)],
+    [
+        ("emoji", "full-32000", "long", 32000),
+        ("emoji_on_clip", "clip-kl", "clip_kl,long", 14800),
+        ("emoji_on_clip", "clip-full-fewer", "clip_full,long", 13280),
+    ],
 )
 def test_the_demos_long_recipes_are_arms(suite, name, names, steps, monkeypatch):
     """So that what the study found of the one holds for the other. steps: of the arm's runs."""
