@@ -89,8 +89,8 @@ def test_the_numbers_are_those_of_one_process(root):
 
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(root):
     run = root / "runs/stopped"
-    # over two devices the 24 pairs of the queue lie in 40 columns, over one in 30
-    flags = ("--config.evaluate_every=100 steps", "--config.method.column_chunk=10")
+    # over two devices the 24 pairs of the queue lie in 32 columns, over one in 24
+    flags = ("--config.evaluate_every=100 steps", "--config.method.column_chunk=8")
     command = (*MAIN, "--workdir=runs/stopped", *flags)
     running = start_two(root, command)
     wait_for_steps(run, 1, running)
