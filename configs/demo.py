@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 KINDS: dict[str, tuple[str, ...]] = {"method": METHODS, "length": ("smoke", "long")}
 
 # Fixed, so that every machine trains the same model; as many as took the time of all levels where
-# they were measured (docs/results.md).
+# they were measured; clip_full's 4130 by the ratio of the long ones (docs/results.md).
 STEPS = {"kl": 7800, "contrastive": 7800, "clip_kl": 4600, "clip_full": 4130}
 LONG_STEPS = {"clip_kl": 14800, "clip_full": 13280}
 

@@ -60,7 +60,7 @@ class TestChunks:
         with pytest.raises(UserError, match="column_chunk = 10 does not divide the batch 32"):
             build(**compared, batch=32, method__column_chunk=10)
 
-    def test_a_queue_is_rounded_to_them(self):
-        """`CotsStep.fresh` gives it whole ones."""
+    def test_any_will_do_for_a_queue(self):
+        """`CotsStep.fresh` makes it as long as whole ones."""
         built = build(batch=32, method__queue_length=24, method__column_chunk=10)
         assert built.method.column_chunk == 10
